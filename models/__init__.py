@@ -1,0 +1,1 @@
+"""Networks and how they learn; imports neither pipeline (but its errors) nor stages."""

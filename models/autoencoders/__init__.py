@@ -1,0 +1,1 @@
+"""Shared-encoder autoencoders, one architecture family a file, its Config beside it."""

@@ -1,0 +1,1 @@
+"""What training and conversion show to a person: preview sheets and evaluations."""

@@ -1,0 +1,1 @@
+"""Training: recipe, data, augmentation, losses and the loop."""

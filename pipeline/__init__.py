@@ -1,0 +1,1 @@
+"""How frames move and jobs live; knows no video codec and no network."""

@@ -1,0 +1,1 @@
+"""The program's verbs, one file each: arguments, one call, printing."""

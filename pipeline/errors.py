@@ -1,0 +1,66 @@
+"""Everything that can go wrong, as one tree; the class carries the exit code.
+
+::
+
+    UnderstudyError          1   a defect of ours, or of the machine
+    ├── ConfigError          2   a setting is unknown or wrong: names the dotted key and the nearest valid one
+    ├── InputError           3   this clip, face set or stream cannot be used; the daemon lives on
+    ├── StageError           4   a stage failed on a frame: names the stage, the clip and the frame
+    ├── WeightsError         5   a model is missing, damaged or of another shape
+    ├── PublishError         6   the finished file could not be put in its place
+    └── RequirementError     7   something this machine lacks (see `understudy doctor`)
+
+A message is one sentence for the person who has to act on it: what, where, what to do.
+Besides these the program exits with 130 after SIGINT, 143 after SIGTERM, and 141 (as `yes | head` does) when
+the reader of `understudy pipe` goes away.
+"""
+
+
+class UnderstudyError(Exception):
+    """Root of the tree."""
+
+    exit_code = 1
+
+
+class ConfigError(UnderstudyError, ValueError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+    exit_code = 2
+
+
+class InputError(UnderstudyError, ValueError):
+    """What the user gave cannot be used as it is."""
+
+    exit_code = 3
+
+
+class StageError(UnderstudyError, RuntimeError):
+    """A stage failed while working on a clip."""
+
+    exit_code = 4
+
+    def __init__(self, stage: str, clip: str, frame: int | None, reason: str) -> None:
+        where = "before its first frame" if frame is None else f"at frame {frame}"
+        super().__init__(f"{stage} failed on {clip} {where}: {reason}")
+        self.stage = stage
+        self.clip = clip
+        self.frame = frame
+        self.reason = reason
+
+
+class WeightsError(UnderstudyError, ValueError):
+    """A model folder that cannot be loaded."""
+
+    exit_code = 5
+
+
+class PublishError(UnderstudyError, OSError):
+    """The finished file could not be checked, synced or renamed."""
+
+    exit_code = 6
+
+
+class RequirementError(UnderstudyError, ImportError):
+    """This machine lacks something the task needs."""
+
+    exit_code = 7

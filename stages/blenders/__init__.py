@@ -1,0 +1,1 @@
+"""Colour transfers, one function a file; the file's name is its name in config.yaml."""
