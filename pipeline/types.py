@@ -37,7 +37,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """A stream's colour tags as FFmpeg's integers (ISO/IEC 23091-2 code points); 2 (0 for the range) is "unspecified"."""
+    """A stream's colour tags as FFmpeg's integers (ISO/IEC 23091-2 code points).
+
+    "Unspecified" is 2 for the first three and 0 for the range (1 limited, 2 full) and the chroma location.
+    """
 
     primaries: int = 2
     transfer: int = 2

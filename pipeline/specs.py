@@ -1,0 +1,143 @@
+"""What to run, declared before anything is built: specs cross process borders, live objects are made where used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.types import Job, Report, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A stage to be made in its own process: `factory` is "module:Class", called with `config`."""
+
+    name: str
+    factory: str
+    config: Any = None
+
+    def build(self) -> Stage:
+        """Imports and makes the stage: weights and heavy libraries load here."""
+        module, _, name = self.factory.partition(":")
+        stage: Stage = getattr(import_module(module), name)(self.config)
+        return stage
+
+    def declared(self) -> type[Stage]:
+        """The stage's class, whose `needs`, `gives` and `stateless` can be read without making one."""
+        module, _, name = self.factory.partition(":")
+        declared: type[Stage] = getattr(import_module(module), name)
+        return declared
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """Stages that share a process, by name, and how many such processes share each clip's frames."""
+
+    stages: tuple[str, ...]
+    workers: int = 1
+
+
+def one_process_per_stage() -> tuple[ProcessSpec, ...]:
+    """The default table."""
+    groups = (("decode",), ("detect", "align"), ("mask",), ("swap",), ("blend",), ("encode",))
+    return tuple(ProcessSpec(stages) for stages in groups)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The engine's own settings.
+
+    Attributes:
+        processes: which stages share a process, in the order of the chain.
+        ring_mb: MiB of shared memory for frames in flight; with it, how far decode may run ahead.
+        max_frames: how many frames at most are in flight, however small they are.
+        deadline_s: how long a stage may be busy with one frame before its process is replaced.
+        start_s: how long a process may take to load its models.
+    """
+
+    processes: tuple[ProcessSpec, ...] = field(default_factory=one_process_per_stage)
+    ring_mb: int = 256
+    max_frames: int = 32
+    deadline_s: float = 120.0
+    start_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a clip ended without a result: the stage, its frame (None: before the first), and one sentence.
+
+    `error` is the name of the class in `pipeline.errors` that it was.
+    """
+
+    stage: str
+    frame: int | None
+    reason: str
+    error: str = "StageError"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: `failure` is None when the target has been published."""
+
+    job: Job
+    frames: int = 0
+    failure: Failure | None = None
+    reports: dict[str, Report] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the target has been published."""
+        return self.failure is None
+
+
+@dataclass(frozen=True, slots=True)
+class StageStats:
+    """What a stage has done since the engine started, summed over its workers; times in seconds.
+
+    Attributes:
+        clip: id of the job it is at, 0 when idle; `frame` the index in it.
+        wait_in: idle, nothing came; `wait_out`: held up by the next stage or by a full ring.
+    """
+
+    name: str
+    process: int
+    workers: int
+    frames: int = 0
+    busy: float = 0.0
+    wait_in: float = 0.0
+    wait_out: float = 0.0
+    clip: int = 0
+    frame: int = -1
+
+
+def check_chain(specs: tuple[StageSpec, ...], processes: tuple[ProcessSpec, ...]) -> None:
+    """Refuses a chain in which a stage's needs are met by none before it, or whose process table does not fit.
+
+    Raises:
+        ConfigError: "blend needs swapped; nothing before it gives it".
+    """
+    given: set[str] = set()
+    for spec in specs:
+        stage = spec.declared()
+        if missing := sorted(stage.needs - given):
+            raise ConfigError(f"{spec.name} needs {' and '.join(missing)}; nothing before it gives it")
+        given |= stage.gives
+    names = tuple(spec.name for spec in specs)
+    grouped = tuple(name for process in processes for name in process.stages)
+    if grouped != names:
+        raise ConfigError(
+            f"engine.processes must list the stages in the order {', '.join(names)}; it lists {', '.join(grouped)}"
+        )
+    by_name = {spec.name: spec.declared() for spec in specs}
+    for place, process in enumerate(processes):
+        if process.workers < 1:
+            raise ConfigError(f"engine.processes: {'+'.join(process.stages)} needs at least one worker")
+        for name in process.stages:
+            if process.workers > 1 and (not by_name[name].stateless or place in (0, len(processes) - 1)):
+                raise ConfigError(
+                    f"engine.processes: {name} keeps state from frame to frame and cannot have {process.workers} workers; "
+                    "move it to a process of its own"
+                )
