@@ -1,0 +1,223 @@
+"""Swap: the network gives every aligned face as the other person.
+
+Faces of many frames go through the network together, because reading the weights is what costs. A frame leaves as
+soon as its last face is done, in the order it came; one without faces waits only for those before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, RequirementError
+from pipeline.types import Clip, Face, Frame, Frames, Report
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How faces are swapped.
+
+    Attributes:
+        model: the model's folder.
+        to: whose face is put there, by the name in the model's description.
+        faces: "all", or "largest": only the largest face of each frame.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto" (bf16 where the device has instructions for it), "fp32", "bf16" or "fp16".
+        batch: how many faces go through the network at once at most.
+        max_wait_ms: how long a face waits for others to share its batch at most.
+        threads: CPU threads of the network; 0 means all cores but one.
+    """
+
+    model: str
+    to: str = "b"
+    faces: str = "all"
+    device: str = "auto"
+    precision: str = "auto"
+    batch: int = 8
+    max_wait_ms: float = 100.0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.faces not in ("all", "largest"):
+            raise ConfigError(f"swap.faces must be all or largest, not {self.faces!r}")
+        if not 1 <= self.batch <= 1024:
+            raise ConfigError(f"swap.batch must be from 1 to 1024, not {self.batch}")
+        if self.max_wait_ms < 0 or self.threads < 0:
+            raise ConfigError("swap.max_wait_ms and swap.threads cannot be negative")
+
+
+class Network:
+    """The model on its device, taking and giving NumPy crops; finds out by itself what fits into memory."""
+
+    def __init__(self, config: Config) -> None:
+        import torch
+
+        from models import checkpoint, tensors
+
+        torch.set_num_threads(tensors.thread_count(config.threads))
+        self.device = tensors.choose_device(config.device)
+        self.dtype = tensors.choose_precision(config.precision, self.device)
+        self.precision = tensors.precision_name(self.dtype)
+        self._model: Any  # an nn.Module, but torch declares neither `swap` nor every keyword of `to`
+        self._model, self.description = checkpoint.load(config.model)
+        if config.to not in self.description.people:
+            people = " and ".join(self.description.people)
+            raise ConfigError(f"swap.to is {config.to!r}, the model {config.model} knows {people}")
+        self._to = config.to
+        self._model.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.batch = config.batch
+        side = self.description.input_size
+        self([np.zeros((side, side, 3), np.uint8)] * config.batch)  # so that the first clip does not wait for it
+
+    def __call__(self, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """N crops (S, S, 3) uint8 RGB to N pictures (T, T, 3) uint8 RGB, in the same order.
+
+        Raises:
+            RequirementError: not even one face fits into the GPU's memory.
+        """
+        import torch
+
+        done: list[NDArray[np.uint8]] = []
+        while len(done) < len(crops):
+            try:
+                done.extend(self._run(crops[len(done) : len(done) + self.batch]))
+            except torch.cuda.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if self.batch == 1:
+                    raise RequirementError(
+                        f"{self.device} has not enough free memory for one face; use swap.device cpu or a smaller model"
+                    ) from error
+                self.batch //= 2
+                log.warning("%s is out of memory: faces now go through in batches of %d", self.device, self.batch)
+        return done
+
+    def _run(self, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        import torch
+
+        from models import tensors
+
+        with torch.inference_mode():
+            # Always the same batch size: the last bit of a result depends on it, and a clip shall come out the same
+            # however its faces happened to fall into batches.
+            batch = tensors.to_unit(tensors.crops_to_tensor(crops, self.batch), self.device, self.dtype)
+            return list(tensors.to_bytes(self._model.swap(batch, self._to))[: len(crops)])
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A frame on its way through: how many of its faces are not done, and those that are."""
+
+    frame: Frame
+    missing: int
+    done: dict[int, Face] = field(default_factory=dict)
+
+    def finished(self) -> Frame:
+        faces = tuple(self.done.get(place, face) for place, face in enumerate(self.frame.faces))
+        return self.frame.with_(faces=faces)
+
+
+class _Queue:
+    """Frames of one clip in the order they came, and those of their faces that no batch has taken yet."""
+
+    def __init__(self, side: int, max_wait_s: float, only_largest: bool) -> None:
+        self._side = side
+        self._max_wait_s = max_wait_s
+        self._only_largest = only_largest
+        self._frames: deque[_Waiting] = deque()
+        self._faces: deque[tuple[_Waiting, int, float]] = deque()
+
+    def __len__(self) -> int:
+        """Faces that wait for a batch."""
+        return len(self._faces)
+
+    def add(self, frame: Frame) -> None:
+        places = self._chosen(frame.faces)
+        waiting = _Waiting(frame, len(places))
+        self._frames.append(waiting)
+        now = time.monotonic()
+        self._faces.extend((waiting, place, now) for place in places)
+
+    def take(self, count: int) -> list[tuple[_Waiting, int]]:
+        """Up to `count` faces, the oldest first, as (frame, place in the frame)."""
+        return [self._faces.popleft()[:2] for _ in range(min(count, len(self._faces)))]
+
+    def patience_s(self) -> float:
+        """How long the oldest face may still wait; 0 where its time is up."""
+        return max(0.0, self._faces[0][2] + self._max_wait_s - time.monotonic())
+
+    def leave(self) -> Iterator[Frame]:
+        """The frames at the front that miss nothing any more."""
+        while self._frames and not self._frames[0].missing:
+            yield self._frames.popleft().finished()
+
+    def _chosen(self, faces: tuple[Face, ...]) -> list[int]:
+        places = [place for place, face in enumerate(faces) if face.aligned is not None]
+        for place in places:
+            shape = faces[place].aligned.shape  # type: ignore[union-attr]
+            if shape != (self._side, self._side, 3):
+                raise ConfigError(f"the model sees crops of {self._side} px; align made one of shape {shape}")
+        if self._only_largest and places:
+            places = [max(places, key=lambda place: _area(faces[place]))]
+        return places
+
+
+def _area(face: Face) -> float:
+    x0, y0, x1, y1 = face.box
+    return (x1 - x0) * (y1 - y0)
+
+
+class Swap:
+    """The stage. Loading raises WeightsError, ConfigError or RequirementError, each saying what to do."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"aligned"})
+    gives: ClassVar[frozenset[str]] = frozenset({"swapped"})
+    stateless: ClassVar[bool] = False  # a batch spans frames
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._network = Network(config)
+
+    def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
+        network = self._network
+        queue = _Queue(network.description.input_size, self._config.max_wait_ms / 1000, self._config.faces == "largest")
+        faces = batches = 0
+        for frame in frames:
+            queue.add(frame)
+            while len(queue) >= network.batch or (queue and not self._may_wait(queue, frames)):
+                faces += self._run(queue)
+                batches += 1
+            yield from queue.leave()
+        while queue:
+            faces += self._run(queue)
+            batches += 1
+        yield from queue.leave()
+        return {
+            "faces": faces,
+            "batches": batches,
+            "batch": network.batch,
+            "device": str(network.device),
+            "precision": network.precision,
+        }
+
+    def _may_wait(self, queue: _Queue, frames: Frames) -> bool:
+        patience = queue.patience_s()
+        return patience > 0 and frames.ready(patience)
+
+    def _run(self, queue: _Queue) -> int:
+        taken = queue.take(self._network.batch)
+        pictures = self._network([waiting.frame.faces[place].aligned for waiting, place in taken])  # type: ignore[misc]
+        for (waiting, place), picture in zip(taken, pictures, strict=True):
+            swapped = waiting.frame.allocate(picture.shape, np.uint8)
+            swapped[...] = picture
+            waiting.done[place] = waiting.frame.faces[place].with_(swapped=swapped)
+            waiting.missing -= 1
+        return len(taken)

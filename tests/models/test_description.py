@@ -1,0 +1,98 @@
+"""models.description: model.json read strictly, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.description import ModelDescription, parse, read
+from pipeline.errors import WeightsError
+
+GOOD = ModelDescription(
+    "original", {"size": 64}, 64, 64, weights="model.0123456789ab.safetensors", digest="0" * 64, loss={"a": 0.1}
+)
+
+
+def changed(**changes: object) -> str:
+    return json.dumps(json.loads(GOOD.to_json()) | changes)
+
+
+@given(
+    st.floats(0.5, 4),
+    st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True), min_size=2, max_size=4, unique=True),
+    st.integers(0, 2**40),
+    st.floats(0, 1e9),
+)
+def test_what_is_written_is_read(coverage: float, people: list[str], iterations: int, seconds: float) -> None:
+    made = ModelDescription(
+        "original",
+        {"size": 64},
+        64,
+        128,
+        coverage=coverage,
+        people=tuple(people),
+        weights="model.0123456789ab.safetensors",
+        digest="f" * 64,
+        iterations=iterations,
+        seconds=seconds,
+    )
+    assert parse(made.to_json(), "here") == made
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "here is not JSON"),
+        ("[" * 100000, "here is not JSON"),
+        ("[]", "must hold one JSON object"),
+        (changed(version=2), "has version 2, this program reads version 1"),
+        (changed(speed=3), "has a key 'speed' that models do not have"),
+        (json.dumps({"version": 1}), "lacks the key 'architecture'"),
+        (changed(architecture="origami"), "'origami'; this program has: .*original"),
+        (changed(architecture=3), "architecture must be a name"),
+        (changed(input_size=True), "input_size must be"),
+        (changed(input_size=0), "input_size must be"),
+        (changed(output_size="64"), "output_size must be"),
+        (changed(coverage=float("nan")), "coverage must be"),
+        (changed(coverage=0), "coverage must be"),
+        (changed(people=["a"]), "people must be"),
+        (changed(people=["a", "a"]), "people must be"),
+        (changed(people=["a", "b/.."]), "people must be"),
+        (changed(weights="../../etc/passwd"), "weights must be"),
+        (changed(weights=""), "weights must be"),
+        (changed(digest="x"), "digest must be"),
+        (changed(state="model.safetensors"), "state must be"),
+        (changed(iterations=-1), "iterations must be"),
+        (changed(loss={"a": "low"}), "loss must be"),
+        (changed(options=[]), "options must be"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, words: str) -> None:
+    with pytest.raises(WeightsError, match=words) as caught:
+        parse(text, "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="nowhere does not exist; give the folder"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match=r"holds no model\.json"):
+        read(tmp_path)
+    (tmp_path / "model.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read(tmp_path)
+    with pytest.raises(WeightsError, match="is not a folder"):
+        read(tmp_path / "model.json")
+    (tmp_path / "model.json").write_text(GOOD.to_json())
+    assert read(tmp_path) == GOOD
+
+
+def test_reading_loads_neither_torch_nor_numpy() -> None:
+    code = "import sys, models.description; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
