@@ -1,0 +1,80 @@
+"""Putting a finished file in its place: written beside the target, synced, renamed; never half there.
+
+A partial file is called `.NAME.PID-JOB.part`: hidden, in the target's own folder (a rename must not cross file systems),
+and it says who writes it, so that what a killed process left behind can be told from what another is still writing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.errors import PublishError
+
+#: The longest name that common file systems take, in bytes.
+_NAME_MAX = 255
+
+_PARTIAL = re.compile(r"^\..*\.(?P<pid>\d+)-\d+\.part$", re.DOTALL)
+
+
+def partial_path(target: str, job: int) -> str:
+    """Where to write what shall become `target`: a hidden name in the same folder, shortened where it must be."""
+    place = Path(target)
+    tail = f".{os.getpid()}-{job}.part"
+    room = _NAME_MAX - 1 - len(tail)
+    # Cut in bytes, then drop a character that was cut in half.
+    name = os.fsencode(place.name)[:room].decode("utf-8", "ignore")
+    return str(place.with_name(f".{name}{tail}"))
+
+
+def publish(partial: str, target: str) -> None:
+    """Syncs the partial file, renames it to the target (replacing it), and syncs the folder.
+
+    Raises:
+        PublishError: the file is not there, the disk is full, or the folder may not be written.
+    """
+    try:
+        _sync(partial)
+        Path(partial).replace(target)
+        _sync(str(Path(target).parent))
+    except OSError as error:
+        raise PublishError(
+            f"{target} could not be put in its place: {(error.strerror or str(error)).lower()}"
+        ) from error
+
+
+def discard(partial: str) -> None:
+    """Removes a partial file; nothing happens where there is none."""
+    with suppress(FileNotFoundError):
+        Path(partial).unlink()
+
+
+def sweep(folder: str) -> list[str]:
+    """Removes partial files in `folder` whose writers are dead; returns their names."""
+    removed = []
+    for entry in sorted(Path(folder).iterdir()):
+        match = _PARTIAL.match(entry.name)
+        if match and entry.is_file() and not _alive(int(match["pid"])):
+            discard(str(entry))
+            removed.append(entry.name)
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

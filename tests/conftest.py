@@ -1,0 +1,91 @@
+"""What every test gets: a place for real clips, and a check that it leaves nothing running, open or lying about."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+#: Descriptors that libraries open once and keep.
+_KEPT = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/nvidia", "/proc/", "/sys/", "anon_inode:")
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """The folder of real clips; tests that ask for it skip where there is none."""
+    named = os.environ.get("UNDERSTUDY_MEDIA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "media"
+    if not folder.is_dir():
+        pytest.skip(f"no real clips at {folder}; set UNDERSTUDY_MEDIA to a folder that has them")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a thread, a child process, a shared-memory block or an open descriptor behind."""
+    looks: dict[str, Callable[[], set[str]]] = {
+        "threads": _threads,
+        "child processes": _children,
+        "shared memory": _shared_memory,
+        "open descriptors": _descriptors,
+    }
+    before = {what: look() for what, look in looks.items()}
+    yield
+    left = {what: _left(look, before[what]) for what, look in looks.items()}
+    found = {what: sorted(names) for what, names in left.items() if names}
+    assert not found, f"left behind: {found}"
+
+
+def _left(look: Callable[[], set[str]], before: set[str], patience_s: float = 3.0) -> set[str]:
+    """What is there now and was not before; what is on its way out gets a moment."""
+    left = look() - before
+    if not left:
+        return left
+    gc.collect()
+    deadline = time.monotonic() + patience_s
+    while (left := look() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def _threads() -> set[str]:
+    return {f"{thread.name} ({thread.ident})" for thread in threading.enumerate()}
+
+
+def _children() -> set[str]:
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            line = " ".join(child.cmdline())
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            line = "a zombie"
+        # Python's own tracker of shared resources lives as long as the interpreter.
+        if "resource_tracker" not in line:
+            found.add(f"{child.pid} {line[:100]}")
+    return found
+
+
+def _shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+        if not target.startswith(_KEPT) and ".so" not in target:
+            found.add(f"{entry} -> {target}")
+    return found
