@@ -1,0 +1,319 @@
+"""Face sets: one person's aligned crops in a folder, with masks, landmarks and where each came from.
+
+    faceset.json          version, size, coverage, colour order, sources, number of faces; written last
+    faces.jsonl           one line a face
+    crops/000000.png      8-bit colour, size x size px
+    masks/000000.png      8-bit gray, the same square; 255 is face
+
+A folder of pictures that holds no faceset.json is taken as a face set too: each picture is one upright crop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+VERSION = 1
+FILE = "faceset.json"
+LINES = "faces.jsonl"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+_NAME = re.compile(r"[0-9]{6,12}\.png")
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRecord:
+    """One face of a set.
+
+    Attributes:
+        crop: its picture; `mask` its mask, None in a plain folder of pictures.
+        landmarks: (478, 2) float32 px of the crop, or None.
+        source: the file it was cut from; `frame` its index there, `pts` its time in that file's ticks.
+        box: x0, y0, x1, y1 in px of that file's picture, or None.
+        sharpness: variance of the Laplacian of its luma.
+    """
+
+    crop: Path
+    mask: Path | None = None
+    landmarks: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    source: str = ""
+    frame: int = 0
+    pts: int = 0
+    track: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    score: float = 1.0
+    sharpness: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FaceSet:
+    """The faces of one person.
+
+    Attributes:
+        size: px of each crop's side; pictures of another size are brought to it when loaded.
+        coverage: the crop's side against the face's own (1: brow to chin, tightly).
+        junk: what was passed over, one sentence each.
+    """
+
+    folder: Path
+    size: int
+    coverage: float
+    faces: tuple[FaceRecord, ...]
+    junk: tuple[str, ...] = ()
+
+    def load(self, face: FaceRecord) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The crop, (size, size, 3) uint8 RGB, and its mask, (size, size) uint8 or None.
+
+        Raises:
+            InputError: the file is missing or is no picture.
+        """
+        crop = _read_picture(face.crop, cv2.IMREAD_COLOR)
+        mask = None if face.mask is None else _square(_read_picture(face.mask, cv2.IMREAD_GRAYSCALE), self.size)
+        return _square(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), self.size), mask
+
+
+def sharpness(crop: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of a uint8 RGB picture's luma; a blurred picture has little of it.
+
+    Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy".
+    """
+    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
+
+
+class FaceSetWriter:
+    """Writes a face set face by face. Use it in a `with`: leaving it, for whatever reason, completes the set.
+
+    Args:
+        size: px of the crops' side; coverage: as in `FaceSet`.
+
+    Raises:
+        InputError: the folder already holds something, or can't be written.
+    """
+
+    def __init__(self, folder: Path | str, size: int = 256, coverage: float = 1.5) -> None:
+        self._folder = Path(folder)
+        self._size = size
+        self._coverage = coverage
+        self._sources: dict[str, int] = {}
+        self._count = 0
+        try:
+            if self._folder.exists() and any(self._folder.iterdir()):
+                raise InputError(f"{self._folder} is not empty; give another folder for the face set, or remove it")
+            for part in ("crops", "masks"):
+                (self._folder / part).mkdir(parents=True, exist_ok=True)
+            self._lines: TextIO = (self._folder / LINES).open("w", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"the face set {self._folder} cannot be written: {error}") from error
+
+    def __enter__(self) -> FaceSetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def count(self) -> int:
+        """Faces written so far."""
+        return self._count
+
+    def add(
+        self,
+        crop: NDArray[np.uint8],
+        mask: NDArray[Any],
+        landmarks: NDArray[Any],
+        *,
+        source: str,
+        frame: int,
+        pts: int = 0,
+        track: int | None = None,
+        score: float = 1.0,
+        box: Sequence[float] | None = None,
+    ) -> Path:
+        """Writes one face and gives its crop's path.
+
+        Args:
+            crop: (size, size, 3) uint8 RGB.
+            mask: square, float 0..1 or uint8, any resolution, over the same square as the crop.
+            landmarks: (478, 2) px of the crop.
+            source, frame, pts, track, score, box: as in `FaceRecord`.
+
+        Raises:
+            InputError: a crop of another size, or the disk refuses.
+        """
+        if crop.shape != (self._size, self._size, 3) or crop.dtype != np.uint8:
+            raise InputError(f"this face set takes uint8 crops of {self._size} px, not {crop.dtype} {crop.shape}")
+        name = f"{self._count:06d}.png"
+        levels = mask if mask.dtype == np.uint8 else np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)
+        _write_picture(self._folder / "crops" / name, cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+        _write_picture(self._folder / "masks" / name, _square(levels, self._size))
+        line = {
+            "file": name,
+            "source": source,
+            "frame": int(frame),
+            "pts": int(pts),
+            "track": None if track is None else int(track),
+            "box": None if box is None else [round(float(v), 2) for v in box],
+            "landmarks": np.asarray(landmarks, np.float64).round(2).tolist(),
+            "score": round(float(score), 4),
+            "sharpness": round(sharpness(crop), 2),
+        }
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        self._sources[source] = self._sources.get(source, 0) + 1
+        self._count += 1
+        return self._folder / "crops" / name
+
+    def close(self) -> None:
+        """Writes faceset.json; the set is complete from here on. Closing again does nothing."""
+        if self._lines.closed:
+            return
+        self._lines.close()
+        about = {
+            "version": VERSION,
+            "size": self._size,
+            "coverage": self._coverage,
+            "order": "rgb",
+            "faces": self._count,
+            "sources": [{"file": file, "faces": count} for file, count in self._sources.items()],
+        }
+        beside = self._folder / f".{FILE}.part"
+        beside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        beside.replace(self._folder / FILE)
+
+
+def read(folder: Path | str, *, plain_size: int = 256, plain_coverage: float = 1.0) -> FaceSet:
+    """The face set in `folder`, checked line by line; pictures themselves are read by `FaceSet.load`.
+
+    `plain_size` and `plain_coverage` are assumed for a plain folder of pictures.
+
+    Raises:
+        InputError: there is no such folder, or no usable face in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"the face set {folder} {what}; give a folder that `understudy extract` made")
+    try:
+        if (folder / FILE).exists():
+            found = _read_set(folder)
+        elif (folder / LINES).exists():
+            raise InputError(f"the face set {folder} is unfinished: its extraction was cut off; extract it again")
+        else:
+            found = _read_plain(folder, plain_size, plain_coverage)
+    except OSError as error:
+        raise InputError(f"the face set {folder} cannot be read: {error}") from error
+    if not found.faces:
+        hint = f" ({found.junk[0]})" if found.junk else ""
+        raise InputError(f"the face set {folder} holds no usable face{hint}")
+    return found
+
+
+def _read_set(folder: Path) -> FaceSet:
+    try:
+        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        version, size, coverage = about["version"], about["size"], about["coverage"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / FILE} does not describe a face set; extract it again") from error
+    if version != VERSION:
+        raise InputError(f"{folder / FILE} has version {version!r}, this program reads version {VERSION}")
+    if not _whole(size) or not 16 <= size <= 4096 or not _number(coverage) or not 0.5 <= coverage <= 4:
+        raise InputError(f"{folder / FILE}: size {size!r} or coverage {coverage!r} is out of range")
+    faces: list[FaceRecord] = []
+    junk: list[str] = []
+    seen: set[str] = set()
+    with (folder / LINES).open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            face = _parse_line(line, folder)
+            if isinstance(face, str) or face.crop.name in seen:
+                junk.append(f"{LINES} line {number}: {face if isinstance(face, str) else 'is there twice'}")
+            else:
+                seen.add(face.crop.name)
+                faces.append(face)
+    return FaceSet(folder, size, float(coverage), tuple(faces), tuple(junk))
+
+
+def _parse_line(line: str, folder: Path) -> FaceRecord | str:
+    """The face that the line describes, or what is wrong with it."""
+    try:
+        entry = json.loads(line)
+        name = entry["file"]
+        landmarks = np.asarray(entry["landmarks"], np.float32)
+        box = entry["box"] and tuple(float(v) for v in entry["box"])
+        numbers = float(entry["score"]), float(entry["sharpness"])
+        places = int(entry["frame"]), int(entry["pts"]), str(entry["source"])
+        track = None if entry["track"] is None else int(entry["track"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return "is not a face"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return f"{name!r} is not a crop's name"
+    if landmarks.shape != (478, 2) or not np.isfinite(landmarks).all() or (box and len(box) != 4):
+        return "its landmarks or box are not numbers of the right shape"
+    crop, mask = folder / "crops" / name, folder / "masks" / name
+    if not crop.is_file() or not mask.is_file():
+        return f"{name} is missing"
+    frame, pts, source = places
+    return FaceRecord(crop, mask, landmarks, source, frame, pts, track, box or None, *numbers)
+
+
+def _read_plain(folder: Path, size: int, coverage: float) -> FaceSet:
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    faces = [FaceRecord(file, source=file.name) for file in files if file.is_file() and _is_picture(file)]
+    junk = [f"{file.name} is no picture" for file in files if not (file.is_file() and _is_picture(file))]
+    return FaceSet(folder, size, coverage, tuple(faces), tuple(junk))
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURES and bool(cv2.haveImageReader(str(file)))
+
+
+def _read_picture(file: Path, flags: int) -> NDArray[Any]:
+    try:
+        content = np.frombuffer(file.read_bytes(), np.uint8)
+        picture = cv2.imdecode(content, flags) if content.size else None
+    except (OSError, cv2.error) as error:
+        raise InputError(f"the face {file} cannot be read: {error}") from error
+    if picture is None:
+        raise InputError(f"the face {file} is no picture or is damaged")
+    return picture
+
+
+def _write_picture(file: Path, picture: NDArray[Any]) -> None:
+    done, content = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done, "PNG takes any 8-bit picture"
+    try:
+        file.write_bytes(content.tobytes())
+    except OSError as error:
+        raise InputError(f"the face {file} cannot be written: {error}") from error
+
+
+def _square(picture: NDArray[Any], size: int) -> NDArray[Any]:
+    """The picture's middle square, at `size` px."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    if side == size:
+        return middle
+    return cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
