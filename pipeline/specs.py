@@ -52,6 +52,7 @@ class EngineConfig:
     Attributes:
         processes: which stages share a process, in the order of the chain.
         ring_mb: MiB of shared memory for frames in flight; with it, how far decode may run ahead.
+        scratch_kb: KiB of each frame's slot kept for its faces' landmarks, crops and masks.
         max_frames: how many frames at most are in flight, however small they are.
         deadline_s: how long a stage may be busy with one frame before its process is replaced.
         start_s: how long a process may take to load its models.
@@ -59,6 +60,7 @@ class EngineConfig:
 
     processes: tuple[ProcessSpec, ...] = field(default_factory=one_process_per_stage)
     ring_mb: int = 256
+    scratch_kb: int = 2048
     max_frames: int = 32
     deadline_s: float = 120.0
     start_s: float = 120.0
@@ -68,13 +70,15 @@ class EngineConfig:
 class Failure:
     """Why a clip ended without a result: the stage, its frame (None: before the first), and one sentence.
 
-    `error` is the name of the class in `pipeline.errors` that it was.
+    `error` is the name of the exception's class, mostly one of `pipeline.errors`; `detail` is the traceback where the
+    failure was not foreseen, for the log.
     """
 
     stage: str
     frame: int | None
     reason: str
     error: str = "StageError"
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ def check_chain(specs: tuple[StageSpec, ...], processes: tuple[ProcessSpec, ...]
         raise ConfigError(
             f"engine.processes must list the stages in the order {', '.join(names)}; it lists {', '.join(grouped)}"
         )
+    if len(processes) < 2:
+        raise ConfigError("engine.processes must have at least two processes, one that decodes and one that encodes")
     by_name = {spec.name: spec.declared() for spec in specs}
     for place, process in enumerate(processes):
         if process.workers < 1:
@@ -138,6 +144,6 @@ def check_chain(specs: tuple[StageSpec, ...], processes: tuple[ProcessSpec, ...]
         for name in process.stages:
             if process.workers > 1 and (not by_name[name].stateless or place in (0, len(processes) - 1)):
                 raise ConfigError(
-                    f"engine.processes: {name} keeps state from frame to frame and cannot have {process.workers} workers; "
-                    "move it to a process of its own"
+                    f"engine.processes: {name} keeps state from frame to frame and cannot have {process.workers} "
+                    "workers; move it to a process of its own"
                 )

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,7 @@ def nothing_left_behind() -> Iterator[None]:
         "shared memory": _shared_memory,
         "open descriptors": _descriptors,
     }
+    resource_tracker.ensure_running()  # Python's own; it starts with the first spawn and stays, and so does its pipe
     before = {what: look() for what, look in looks.items()}
     yield
     left = {what: _left(look, before[what]) for what, look in looks.items()}
