@@ -40,6 +40,9 @@ _AHEAD = 4
 #: How often the parent looks at deadlines while it waits.
 _LOOK_S = 0.25
 
+#: How often the chain is started again without a single clip ending in between.
+_MENDS = 3
+
 #: Set while children are spawned. One thread for each stage: the stages are the parallelism. Passive waiting leaves the
 #: core to the encoder (see docs/performance.md), and has to be said before torch loads.
 _CHILD_ENVIRONMENT = {
@@ -91,6 +94,7 @@ class Engine:
         self._clips: dict[int, Clip] = {}
         self._begun: dict[int, float] = {}
         self._done: deque[Outcome] = deque()
+        self._fruitless = 0
         self._closed = False
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -330,12 +334,14 @@ class Engine:
             raise _as_error(message.failure)
         elif isinstance(message, Opened):
             self._clips[message.clip.id] = message.clip
+            self._begun[message.clip.id] = time.monotonic()
         elif isinstance(message, Ended):
             failure = message.outcome.failure
             if failure is None or failure.error != "SenderGone":  # else what died tells more, see _mend
                 self._end(message.outcome)
 
     def _end(self, outcome: Outcome) -> None:
+        self._fruitless = 0
         job = self._inside.pop(outcome.job.id)
         self._clips.pop(job.id, None)
         seconds = time.monotonic() - self._begun.pop(job.id)
@@ -370,6 +376,12 @@ class Engine:
                     # the last stage of the process that was busy is where it happened
                     if read.clip not in at_fault or read.doing is Doing.BUSY:
                         at_fault[read.clip] = Failure(name, frame, f"its process {_end_of(process)}")
+        self._fruitless += 1
+        if self._fruitless > _MENDS:
+            named = blamed or self._processes
+            raise UnderstudyError(
+                f"the stages do not stay up: {named[0].name}'s process {_end_of(named[0])}, again and again"
+            )
         for process in blamed:
             _log.warning("%s: process %s; starting the stages again", process.name, _end_of(process))
         self._stop(patience_s=1.0)

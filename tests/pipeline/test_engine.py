@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pipeline.engine import Engine
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, StageError, UnderstudyError
 from pipeline.specs import EngineConfig, Outcome, ProcessSpec, StageSpec
 from pipeline.types import Job
 from tests.pipeline.toys import Config, specs
@@ -112,6 +112,13 @@ def test_a_hanging_stage_is_replaced() -> None:
     assert (failure.stage, failure.frame) == ("edit", 4)
     assert "no progress for 1 s" in failure.reason
     assert outcomes[1].ok and outcomes[3].ok
+
+
+def test_stages_that_will_not_stay_up_are_given_up() -> None:
+    with Engine(specs(), SMALL) as engine, pytest.raises(UnderstudyError, match="do not stay up: edit's process was"):
+        for _ in range(6):
+            os.kill(engine.processes()["edit"][0], signal.SIGKILL)
+            engine.poll(1.0)
 
 
 def test_a_slow_last_stage_holds_the_others_back_and_memory_stays() -> None:
