@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stages.puppets.actor import actor
 from stages.puppets.portrait import Portrait, astronaut
 from stages.puppets.puppet import Puppet
 from stages.puppets.speech import Voice
@@ -30,3 +31,4 @@ class Person:
 
 
 ASTRONAUT = Person("astronaut", astronaut, Voice(pitch_hz=195.0, formants=1.15))
+ACTOR = Person("actor", actor, Voice(pitch_hz=108.0, formants=1.0))
