@@ -179,7 +179,7 @@ def _wanted(kind: Any) -> str:
     if origin is tuple:
         many = len(arguments) == 2 and arguments[1] is Ellipsis
         return f"a list, each {_wanted(arguments[0])}" if many else f"a list of {len(arguments)}"
-    if origin is dict:
+    if origin in (dict, Mapping):
         return f"keys with values, each {_wanted(arguments[1])}"
     if dataclasses.is_dataclass(kind):
         return "keys with values: " + ", ".join(_key(f) for f in dataclasses.fields(kind))
@@ -228,7 +228,7 @@ class _Reader:
             return value
         if origin is tuple:
             return self._tuple(kind, value, at, now)
-        if origin is dict:
+        if origin in (dict, Mapping):
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise _wrong(at, kind, value)
             return {
