@@ -23,7 +23,7 @@ def plan(inputs: Sequence[str], out: str, suffix_for: Callable[[str], str], forc
     place = Path(out)
     is_folder = place.is_dir() or out.endswith(os.sep) or not place.suffix or len(inputs) > 1
     if is_folder:
-        _make_folder(place)
+        make_folder(place)
         targets = [place / (Path(source).stem + suffix_for(source)) for source in inputs]
     else:
         _check_folder(place.parent)
@@ -51,7 +51,8 @@ def check_target(source: Path, target: Path, force: bool) -> None:
         raise PublishError(f"{target} exists already; --force replaces it")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes sure that results can be put into `folder`. Raises PublishError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

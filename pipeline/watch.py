@@ -22,8 +22,9 @@ from typing import Literal, Protocol
 
 from pipeline.errors import ConfigError, PublishError
 from pipeline.outcomes import as_json, failed, sentence, stages_as_json
+from pipeline.plan import make_folder
 from pipeline.progress import since
-from pipeline.publish import discard, partial_path, publish
+from pipeline.publish import discard, partial_path, publish, sweep
 from pipeline.specs import Outcome, StageStats
 from pipeline.types import Job
 
@@ -77,8 +78,13 @@ class WatchConfig:
             raise ValueError("done names the folder for on_done: move; set both or neither")
 
 
-def check_folders(folders: Sequence[WatchConfig]) -> None:
-    """Refuses folders that are missing or would feed each other. Raises ConfigError."""
+def prepare_folders(folders: Sequence[WatchConfig]) -> None:
+    """Makes the out folders, and removes the half-written files of a run that was killed.
+
+    Raises:
+        ConfigError: a folder to watch is missing, or results would be taken for new clips.
+        PublishError: an out folder cannot be made or written.
+    """
     if not folders:
         raise ConfigError("no folder is watched; give `watch:` in the configuration, e.g. watch: [{in: in, out: out}]")
     for at, folder in enumerate(folders):
@@ -89,6 +95,11 @@ def check_folders(folders: Sequence[WatchConfig]) -> None:
             nested = folder is not other and folder.recursive and inbox in out.parents
             if inbox == out or out in inbox.parents or nested:
                 raise ConfigError(f"watch.{at}.in: results published in {other.out} would be taken for new clips")
+    for folder in folders:
+        make_folder(folder.out)
+        for place, _, _ in os.walk(folder.out):
+            for name in sweep(place):
+                _log.info("removed %s, which a run that was killed left behind", Path(place) / name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +298,8 @@ class Watcher:
         task = self._tasks.pop(outcome.job.id)
         inbox, source = task.inbox, task.source
         if outcome.ok:
-            discard(str(inbox.failure_file(source)))
+            with suppress(OSError):
+                discard(str(inbox.failure_file(source)))
             _put_away(source, inbox)
         else:
             self.failed += 1
@@ -340,5 +352,6 @@ def _note_failure(outcome: Outcome, file: Path, mark: Fingerprint | None) -> Non
         Path(partial).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
         publish(partial, str(file))
     except OSError as error:
-        discard(partial)
+        with suppress(OSError):
+            discard(partial)
         _log.error("%s; the reason could not be written to %s: %s", sentence(outcome), file, error)
