@@ -72,3 +72,38 @@ def _slice(samples: Array, start: int, count: int, axis: int) -> Array:
 def _resized(samples: Array, count: int, axis: int) -> tuple[int, ...]:
     """The array's shape with `count` in the place of one axis."""
     return tuple(count if place == axis else n for place, n in enumerate(samples.shape))
+
+
+def averaged(samples: Array, log2: tuple[int, int], offset: tuple[float, float], margin: tuple[int, int]) -> Array:
+    """Full-size samples brought down to a subsampled plane's grid.
+
+    Each result is the mean of `factor` x `factor` samples around where the plane's sample lies; where that is half
+    a px off the box grid, the mean of the two nearest boxes (for left-sited chroma: 1/4, 1/2, 1/4 across).
+
+    Args:
+        samples: (h, w) uint8 or float32, whose inner part starts on a sample of the plane and spans whole ones.
+        log2: subsampling shifts, horizontal then vertical.
+        offset: where sample 0 lies, x then y (`colour.chroma_offset`).
+        margin: how many columns and rows around the inner part `samples` holds; 1 << log2 each is enough.
+
+    Returns:
+        The inner part, (h', w') of the same dtype.
+    """
+    inner = (samples.shape[1] - 2 * margin[0], samples.shape[0] - 2 * margin[1])
+    size = (inner[0] >> log2[0], inner[1] >> log2[1])
+    boxes = []
+    for step_y in _box_steps(offset[1], 1 << log2[1]):
+        for step_x in _box_steps(offset[0], 1 << log2[0]):
+            top, left = margin[1] + step_y, margin[0] + step_x
+            window = samples[top : top + inner[1], left : left + inner[0]]
+            boxes.append(cv2.resize(window, size, interpolation=cv2.INTER_AREA))
+    while len(boxes) > 1:
+        boxes = [cv2.addWeighted(a, 0.5, b, 0.5, 0) for a, b in zip(boxes[::2], boxes[1::2], strict=True)]
+    return boxes[0]
+
+
+def _box_steps(offset: float, factor: int) -> tuple[int, ...]:
+    """By how many px the box grid is shifted so that boxes lie around the plane's samples: one step, or two."""
+    shift = offset - (factor - 1) / 2
+    low = math.floor(shift)
+    return (low,) if shift == low else (low, low + 1)

@@ -103,18 +103,22 @@ def _affine(linear: Array, offset: Array) -> Array:
     return np.column_stack([linear, offset])
 
 
+def chroma_centre(log2_w: int, log2_h: int) -> tuple[float, float]:
+    """The middle of the luma px that share a chroma sample, in px from the first of them."""
+    return ((1 << log2_w) - 1) / 2, ((1 << log2_h) - 1) / 2
+
+
 def chroma_offset(format: PixelFormat, colour: Colour, log2_w: int, log2_h: int) -> tuple[float, float]:
     """Where chroma sample 0 lies, in luma px from luma sample 0 (x to the right, y down).
 
     Untagged chroma is left-sited (MPEG-2 and later), and centred in the full-range JPEG formats.
     """
-    factor_x, factor_y = 1 << log2_w, 1 << log2_h
-    centre_x, centre_y = (factor_x - 1) / 2, (factor_y - 1) / 2
+    centre_x, centre_y = chroma_centre(log2_w, log2_h)
     location = colour.chroma_location or (2 if format.name.startswith("yuvj") else 1)
     x = centre_x if location in (2, 4, 6) else 0.0
     if location in (3, 4):
         return x, 0.0
-    return (x, float(factor_y - 1)) if location in (5, 6) else (x, centre_y)
+    return (x, 2 * centre_y) if location in (5, 6) else (x, centre_y)
 
 
 def region_to_rgb(picture: Picture, colour: Colour, box: tuple[int, int, int, int]) -> Array:
