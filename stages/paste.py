@@ -57,7 +57,7 @@ def footprint(picture: Picture, mask: Array, frame_to_mask: Array) -> Box | None
     Returns:
         x0, y0, x1, y1, or None where the mask is empty or outside the picture.
     """
-    x, y, w, h = cv2.boundingRect(cv2.compare(mask, 0.0, cv2.CMP_GT))
+    x, y, w, h = cv2.boundingRect((mask > 0).astype(np.uint8))
     if not w:
         return None
     left, top, right, bottom = x - 1, y - 1, x + w, y + h

@@ -28,7 +28,7 @@ def transfer(swapped: Array, aligned: Array, mask: Array) -> Array:
     Returns:
         (T, T, 3) uint8 RGB; `swapped` itself where the mask covers too little to measure.
     """
-    core = cv2.compare(mask, 0.5, cv2.CMP_GT)
+    core = (mask > 0.5).astype(np.uint8)
     if cv2.countNonZero(core) < _FEWEST_PX:
         return swapped
     lab = cv2.cvtColor(swapped, cv2.COLOR_RGB2LAB)

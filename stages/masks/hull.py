@@ -26,5 +26,5 @@ def draw(landmarks: Array, size: int) -> Array:
     corners = cv2.convexHull(np.asarray(near, np.float32))
     fixed = np.round(corners * (1 << _SHIFT)).astype(np.int32)
     drawn = np.zeros((size, size), np.uint8)
-    cv2.fillConvexPoly(drawn, fixed, 255, cv2.LINE_AA, _SHIFT)
+    cv2.fillConvexPoly(drawn, fixed, (255,), cv2.LINE_AA, _SHIFT)
     return drawn.astype(np.float32) / np.float32(255)
