@@ -28,12 +28,14 @@ def plan(inputs: Sequence[str], out: str, suffix_for: Callable[[str], str], forc
     else:
         _check_folder(place.parent)
         targets = [place]
-    takers: dict[Path, str] = {}
+    takers: dict[Path, int] = {}
     jobs = []
     for number, (source, target) in enumerate(zip(inputs, targets, strict=True), start=1):
         absolute = target.absolute()
-        if (other := takers.setdefault(absolute, source)) is not source:
-            raise ConfigError(f"{other} and {source} would both become {target}; convert them into different folders")
+        if (other := takers.setdefault(absolute, number)) != number:
+            raise ConfigError(
+                f"{inputs[other - 1]} and {source} would both become {target}; convert them into different folders"
+            )
         check_target(Path(source), absolute, force)
         jobs.append(Job(number, str(Path(source).absolute()), str(absolute)))
     return tuple(jobs)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from tqdm import tqdm
+
 from pipeline.logs import printable
 from pipeline.specs import Outcome, StageStats
 from pipeline.types import Job
@@ -78,6 +80,10 @@ class Lines(Silent):
         self.say(f"{task}: {done}{of} {self._unit}, {rate:.1f} a second{', ' + note if note else ''}")
 
 
+class _Tqdm(tqdm):
+    monitor_interval = 0  # else it leaves a thread behind that wakes slow bars
+
+
 class Bar:
     """A bar on a terminal."""
 
@@ -91,10 +97,8 @@ class Bar:
         """Moves the bar; a new task gets a new one."""
         if self._bar is None or task != self._task:
             self.close()
-            from tqdm import tqdm
-
             self._task = task
-            self._bar = tqdm(
+            self._bar = _Tqdm(
                 desc=printable(task), initial=done, total=total or None, file=self._stream, unit=f" {self._unit}",
                 dynamic_ncols=True, leave=False,
             )  # fmt: skip
