@@ -136,15 +136,15 @@ def _ear(grid: Grid, side: int, skin: Colour) -> tuple[Colour, Field]:
 def _face(grid: Grid, relief: Field, skin: Colour, shadow: Field, rng: np.random.Generator) -> Colour:
     colour = painter.nostrils(grid, skin)
     hairs, stubble = hair.beard(grid, rng)
-    colour = hair.cover(colour, stubble, 0.62)
+    colour = hair.cover(colour, stubble, 0.72)
     colour = painter.lips(grid, colour, rng)
     for side in (-1, 1):
         colour = painter.lids(grid, colour, side)
     bristle = (hairs * 0.006 + stubble * 0.006).astype(np.float32)
     diffuse, shine = shade(grid, relief + bristle, shadow, 0.055)
     lit = colour * diffuse + (shine * (1 - 0.8 * stubble))[..., None] * np.array([1.0, 0.96, 0.92], np.float32)
-    lit = hair.cover(lit, hairs, 0.80)
-    lit = hair.cover(lit, hair.brows(grid, rng), 0.85)
+    lit = hair.cover(lit, hairs, 0.92)
+    lit = hair.cover(lit, hair.brows(grid, rng), 0.90)
     for side in (-1, 1):
         ball, cover = painter.eyeball(grid, side, rng)
         lit = _over(lit, ball * np.float32(0.95), cover)

@@ -40,20 +40,22 @@ def brows(grid: Grid, rng: np.random.Generator) -> Field:
     result = np.zeros(grid.u.shape, np.float32)
     for side in (-1, 1):
         along = rng.uniform(0, 1, 900) ** 0.85
-        thick = 0.034 * np.interp(along, (0, 0.15, 0.6, 1), (0.8, 1.0, 0.85, 0.25))
-        u = 0.085 + 0.285 * along
+        thick = 0.034 * np.interp(along, (0, 0.2, 0.6, 1), (0.5, 1.0, 0.85, 0.2))
+        u = 0.082 + 0.288 * along
         v = -0.128 - 0.040 * np.sin(np.clip(along * 1.25, 0, 1) * np.pi / 1.35) + 0.030 * np.clip(along - 0.65, 0, 1)
         roots = np.column_stack([side * u, v + rng.uniform(-1, 1, len(u)) * thick * 0.8])
         lift = np.interp(along, (0, 0.3, 1), (1.1, 0.35, -0.35)) + rng.normal(0, 0.22, len(u))
         way = np.column_stack([side * np.cos(lift), -np.sin(lift)])
         result = np.maximum(result, strokes(grid, roots, way, rng.uniform(0.025, 0.05, len(u)), rng))
-    return np.maximum(result, 0.75 * np.clip(1.6 * grid.blurred(result, 0.010), 0, 1))
+    return np.clip(1.2 * np.maximum(result, 0.55 * np.clip(1.8 * grid.blurred(result, 0.008), 0, 1)), 0, 1)
 
 
 def beard_density(grid_u: NDArray[np.float64], grid_v: NDArray[np.float64]) -> NDArray[np.float64]:
     """How densely a beard grows at each place, 0 to 1: jaw, chin and upper lip, off the lips and the cheeks."""
     side = np.abs(grid_u)
-    upper_edge = np.interp(side, (0.0, 0.10, 0.20, 0.27, 0.36, 0.43, 0.50), (0.40, 0.415, 0.44, 0.50, 0.44, 0.28, 0.05))
+    upper_edge = np.interp(
+        side, (0.0, 0.10, 0.20, 0.27, 0.36, 0.43, 0.50), (0.405, 0.41, 0.425, 0.465, 0.44, 0.28, 0.05)
+    )
     below_edge = np.clip((grid_v - upper_edge) / 0.035, 0, 1)
     x = side / 0.235
     lips = np.clip((np.hypot(x, (grid_v - 0.535) / 0.082) - 1.0) / 0.12, 0, 1)

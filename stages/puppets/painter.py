@@ -71,8 +71,9 @@ def _noise(grid: Grid, rng: np.random.Generator, reach: float) -> Field:
 def lips(grid: Grid, colour: Colour, rng: np.random.Generator) -> Colour:
     """Lips closed over the line between them."""
     x = grid.u / 0.215
-    top = 0.505 - 0.046 * np.clip(1 - np.abs(x) ** 1.6, 0, 1) + 0.012 * np.exp(-((x / 0.13) ** 2))
-    bottom = 0.520 + 0.088 * np.clip(1 - np.abs(x) ** 2.2, 0, 1)
+    middle = mouth_line(grid.u)
+    top = middle - 0.046 * np.clip(1 - np.abs(x) ** 1.5, 0, 1) + 0.010 * np.exp(-((x / 0.14) ** 2))
+    bottom = middle + 0.072 * np.clip(1 - np.abs(x) ** 2.4, 0, 1)
     cover = np.clip((grid.v - top) / 0.012, 0, 1) * np.clip((bottom - grid.v) / 0.016, 0, 1) * (np.abs(x) < 1)
     colour = paint(colour, LIP, 0.85 * cover)
     wrinkles = _noise(Grid(grid.u, grid.v * 0.1, grid.unit), rng, 0.006)

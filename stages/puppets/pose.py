@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +72,6 @@ def script(speech: Speech, rate: float, seed: int) -> list[Pose]:
     }
     names = [f.name for f in fields(Pose)]
     return [Pose(**{name: float(tracks[name][i]) for name in names}) for i in range(count)]
-
-
-def mirrored(pose: Pose) -> Pose:
-    """The pose seen in a mirror."""
-    return replace(pose, yaw=-pose.yaw, roll=-pose.roll, gaze_x=-pose.gaze_x, shift_x=-pose.shift_x)
 
 
 def _wander(

@@ -51,8 +51,8 @@ class Puppet:
         source_x, source_y = _inverse(field, x.astype(np.float32), y.astype(np.float32))
         frame = cv2.remap(
             canvas,
-            _densified(source_x, width, height),
-            _densified(source_y, width, height),
+            _densified(source_x, STEP, size),
+            _densified(source_y, STEP, size),
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REFLECT_101,
         )
@@ -122,9 +122,11 @@ class Puppet:
         rings = []
         for reach, back in ((1.35, 0.12), (1.9, 0.10), (3.2, 0.10)):
             place = middle + (oval[::3, :2] - middle) * reach
-            rings.append(np.column_stack([place, np.full(len(place), axis + back * width)]))
+            crown = np.clip((middle[1] - oval[::3, 1]) / np.ptp(oval[:, 1]), 0, None)
+            rings.append(np.column_stack([place, axis + (back + 0.25 * crown) * width]))
         points = np.concatenate([marks[:468], *rings])
-        depth = _thin_plate(points, self._x, self._y) - axis
+        coarse = _thin_plate(points, self._x[::2, ::2], self._y[::2, ::2]) - axis
+        depth = _densified(coarse.astype(np.float32), 2, self._x.shape[::-1]).astype(np.float64)
         gentle = _no_steeper(np.clip(depth, 0.0, None), MAX_SLOPE)
         return np.asarray(cv2.GaussianBlur(gentle, (0, 0), 8.0 / STEP), np.float64)
 
@@ -169,11 +171,11 @@ def _inverse(
     return source_x, source_y
 
 
-def _densified(nodes: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    """Values at every pixel from values at every STEP-th (node k at pixel k * STEP), linearly."""
-    to_nodes = np.array([[1 / STEP, 0, 0], [0, 1 / STEP, 0]])
+def _densified(nodes: NDArray[np.float32], step: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Values at `size` (w, h) places from values at every `step`-th of them (node k at place k * step), linearly."""
+    to_nodes = np.array([[1 / step, 0, 0], [0, 1 / step, 0]])
     dense = cv2.warpAffine(
-        nodes, to_nodes, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        nodes, to_nodes, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
     return np.asarray(dense, np.float32)
 

@@ -130,9 +130,7 @@ def _lips(grid: Grid) -> Field:
 def mouth_line(u: Field) -> Field:
     """v of the closed lips at each u."""
     aside = np.clip(np.abs(u) / 0.215, 0, 1.2)
-    return (0.526 + 0.008 * np.exp(-((aside / 0.22) ** 2)) - 0.006 * np.exp(-(((aside - 0.5) / 0.3) ** 2))).astype(
-        np.float32
-    )
+    return (0.528 + 0.006 * np.exp(-((aside / 0.22) ** 2)) - 0.014 * aside**2).astype(np.float32)
 
 
 def _folds(grid: Grid) -> Field:
@@ -156,8 +154,8 @@ class Light:
         return vector / np.float32(np.linalg.norm(vector))
 
 
-KEY = Light((-0.72, -0.62, 1.0), (1.16, 1.08, 0.98))
-FILL = Light((0.95, -0.10, 0.85), (0.17, 0.20, 0.25))
+KEY = Light((-0.85, -0.60, 1.0), (1.42, 1.32, 1.20))
+FILL = Light((0.95, -0.10, 0.85), (0.13, 0.17, 0.23))
 #: How far light creeps round a shape, for each of R, G, B: skin bleeds red at the edge of a shadow.
 _SKIN_WRAP = (0.42, 0.24, 0.18)
 
@@ -175,7 +173,7 @@ def shade(grid: Grid, relief: Field, shadow: Field, gloss: float) -> tuple[NDArr
     length = 1 / np.sqrt(slope_u**2 + slope_v**2 + 1)
     normal = (-slope_u * length, -slope_v * length, length)
     open_sky = np.clip(1 - 4.5 * np.clip(grid.blurred(relief, 0.06) - relief, 0, None), 0.35, 1)
-    ambient = (0.16 - 0.06 * normal[1]) * open_sky
+    ambient = (0.13 - 0.05 * normal[1]) * open_sky
     key, fill = KEY.direction(), FILL.direction()
     to_key = normal[0] * key[0] + normal[1] * key[1] + normal[2] * key[2]
     to_fill = normal[0] * fill[0] + normal[1] * fill[1] + normal[2] * fill[2]
