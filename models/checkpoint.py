@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ def new(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = autoencoders.module(architecture).build(config, people)
-    options = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    options = autoencoders.options(config)
     description = ModelDescription(
         architecture, options, config.input_size, config.output_size, coverage=coverage, people=tuple(people)
     )

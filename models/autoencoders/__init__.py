@@ -6,7 +6,7 @@ first is the family's smallest), and `build(config, people) -> Autoencoder`. Lis
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +35,11 @@ def config(name: str, options: dict[str, Any]) -> Any:
         raise ConfigError(f"architecture {name} has no option {foreign[0]!r}; it has: {', '.join(sorted(known))}")
     made = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return kind(**made)
+
+
+def options(config: Any) -> dict[str, Any]:
+    """The configuration in JSON's types; `config` is the way back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
 
 
 def preset(architecture: str, name: str) -> Any:
