@@ -99,7 +99,7 @@ class MediaPipeFinder:
     crop_size: int = 192
 
     def __init__(self) -> None:
-        with _chatter_hidden():
+        with chatter_hidden():
             self._binding = _Binding()
             self._detectors = {kind: self._detector(kind) for kind in (_FULL_RANGE, _SHORT_RANGE)}
             self._mesh = self._binding.graph(
@@ -187,7 +187,7 @@ class _Binding:
     """The parts of mediapipe that are used here, imported when a finder is made."""
 
     def __init__(self) -> None:
-        # Absl and TFLite read these when they load; what they say all the same, _chatter_hidden catches.
+        # Absl and TFLite read these when they load; what they say all the same, chatter_hidden catches.
         os.environ.setdefault("GLOG_minloglevel", "2")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
@@ -250,7 +250,7 @@ _CHATTER = re.compile(
 
 
 @contextmanager
-def _chatter_hidden() -> Iterator[None]:
+def chatter_hidden() -> Iterator[None]:
     """Holds back what C++ writes to file descriptor 2 meanwhile; passes every line on that is not known chatter."""
     sys.stderr.flush()
     kept = os.dup(2)

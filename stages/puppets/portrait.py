@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RequirementError
+from stages.landmarker import chatter_hidden
 from stages.puppets import topology as topo
 
 #: Size of every portrait's canvas, px.
@@ -51,13 +52,17 @@ def find_landmarks(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     Raises:
         RequirementError: mediapipe is not installed, or finds no face (a defect of the picture).
     """
-    try:
-        from mediapipe.python.solutions.face_mesh import FaceMesh
-    except ImportError as error:
-        raise RequirementError("The puppets need mediapipe: run `pip install mediapipe==0.10.21`.") from error
     height, width = picture.shape[:2]
-    with FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True) as mesh:
-        found = mesh.process(picture).multi_face_landmarks
+    # Not the pipeline's own finder: a portrait needs depth as well, and is looked at once.
+    with chatter_hidden():
+        try:
+            from mediapipe.python.solutions.face_mesh import FaceMesh
+        except ImportError as error:
+            raise RequirementError(
+                f"mediapipe 0.10.21 could not be loaded ({error}); run `understudy doctor` to see what is missing"
+            ) from error
+        with FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True) as mesh:
+            found = mesh.process(picture).multi_face_landmarks
     if not found:
         raise RequirementError("mediapipe finds no face on a puppet's portrait: is this mediapipe 0.10.21?")
     return np.array([(p.x * width, p.y * height, -p.z * width) for p in found[0].landmark], np.float64)
