@@ -1,7 +1,8 @@
 """Putting a finished file in its place: written beside the target, synced, renamed; never half there.
 
-A partial file is called `.NAME.PID-JOB.part`: hidden, in the target's own folder (a rename must not cross file systems),
-and it says who writes it, so that what a killed process left behind can be told from what another is still writing.
+A partial file is called `.NAME.PID-JOB.part`: hidden, in the target's own folder (a rename must not cross file
+systems), and it says who writes it, so that what a killed process left behind can be told from what another is still
+writing.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""The codecs that results can have: encoders, their settings, and what becomes of a clip's pixels and colours."""
+"""The codecs that results can have: encoders, our settings for them, and what becomes of a clip's pixels and tags."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from fractions import Fraction
 
 import av
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipeline.errors import ConfigError
-from pipeline.pixels import PixelFormat
-from pipeline.types import Clip, Colour
+from pipeline.pixels import PIXEL_FORMATS, PixelFormat
+from pipeline.types import Clip, Colour, Picture
+from stages.planes import copied, has_alpha, padded, view, wrap
 
-Convert = Callable[[av.VideoFrame], av.VideoFrame]
-
-_BT709 = 1
+_UNKNOWN, _BT709, _BT601 = 2, 1, 5
 _LIMITED, _FULL = 1, 2
 
 
@@ -25,8 +25,13 @@ class Codec:
     Attributes:
         encoder: FFmpeg's name for it.
         preset_option: what its speed setting is called, empty where it has none; `preset` our value.
-        quality_option: what its constant quality is called; `quality` our value.
+        quality_option: what its constant quality is called, empty where it has none; `quality` our value.
         fixed: options that always go with it.
+        tags: four-letter code by muxer, where FFmpeg's own choice plays in fewer places.
+        even: pictures with halved chroma must have even sides.
+        rgb: it may code RGB as it is; a result that players cannot show helps nobody, so the others get 4:2:0.
+        alpha: likewise for transparency.
+        limited: files cannot say that they are full range, so samples are brought to the limited one.
         holds_frames: it works on frames after it has said that it took them, so they need buffers of their own.
     """
 
@@ -35,68 +40,111 @@ class Codec:
     preset: str = ""
     quality_option: str = ""
     quality: float = 0.0
-    fixed: dict[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    even: bool = False
+    rgb: bool = False
+    alpha: bool = False
+    limited: bool = False
     holds_frames: bool = False
+
+    def options(self, preset: str, quality: float | None) -> dict[str, str]:
+        """The encoder's options for these settings; empty and None take ours."""
+        found = dict(self.fixed)
+        if self.preset_option:
+            found[self.preset_option] = preset or self.preset
+        if self.quality_option:
+            found[self.quality_option] = f"{self.quality if quality is None else quality:g}"
+        return found
+
+    def pixel_formats(self) -> list[str]:
+        """What the encoder takes, the plain names of FFmpeg only (yuv420p, not yuvj420p)."""
+        offered = [one.name for one in av.codec.Codec(self.encoder, "w").video_formats or []]
+        return [name for name in offered if not name.startswith("yuvj")]
 
 
 CODECS: dict[str, Codec] = {
-    "h264": Codec("libx264", "preset", "veryfast", "crf", 18.0),
-    "hevc": Codec("libx265", "preset", "fast", "crf", 20.0, {"x265-params": "log-level=error", "tag": "hvc1"}),
-    "av1": Codec("libsvtav1", "preset", "8", "crf", 28.0),
-    "prores": Codec("prores_ks", holds_frames=True),
-    "ffv1": Codec("ffv1", fixed={"level": "3", "slicecrc": "1", "g": "1"}),
+    "h264": Codec("libx264", "preset", "veryfast", "crf", 18.0, even=True),
+    "hevc": Codec(
+        *("libx265", "preset", "fast", "crf", 20.0),
+        fixed={"x265-params": "log-level=error"},
+        tags={"mp4": "hvc1", "mov": "hvc1"},
+        even=True,
+    ),
+    "av1": Codec("libsvtav1", "preset", "8", "crf", 28.0, even=True),
+    "prores": Codec("prores_ks", fixed={"vendor": "apl0"}, alpha=True, limited=True, holds_frames=True),
+    "ffv1": Codec("ffv1", fixed={"level": "3", "slicecrc": "1"}, rgb=True, alpha=True),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How one clip is coded: the encoder, the pixel format it gets, the colour tags, and how pictures get there.
+    """How one clip's pictures are coded.
 
-    `name` is what the picture's planes are called when wrapped; `convert` is None where they are coded as they are.
+    Attributes:
+        codec: the encoder.
+        pixel_format: what it is given.
+        width, height: px that it is given; larger than the clip's where it needs even sides.
+        colour: the tags of what it is given.
+        name: what the clip's own planes are called in FFmpeg.
+        full_range: whether the clip's own samples are full range.
+        reformatter: converts where `pixel_format` is not `name`.
     """
 
     codec: Codec
     pixel_format: str
-    name: str
+    width: int
+    height: int
     colour: Colour
-    convert: Convert | None = None
+    name: str
+    full_range: bool = False
+    reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False, compare=False)
 
-    @property
-    def encoder(self) -> str:
-        """FFmpeg's name of the encoder."""
-        return self.codec.encoder
+    def frame(self, picture: Picture) -> av.VideoFrame:
+        """The picture as the encoder takes it: in place where that is safe, else copied or converted."""
+        grown = (self.width, self.height) != (picture.width, picture.height)
+        if self.pixel_format != self.name:
+            converted = self._converted(copied(picture, self.name))
+            if not grown:
+                return converted
+            picture = view(converted, PIXEL_FORMATS[self.pixel_format])
+        if grown:
+            return padded(picture, self.width, self.height, self.pixel_format)
+        return copied(picture, self.name) if self.codec.holds_frames else wrap(picture, self.name)
 
-    @property
-    def holds_frames(self) -> bool:
-        """As `Codec.holds_frames`."""
-        return self.codec.holds_frames
+    def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
+        matrix = _sws_matrix(self.colour.matrix, frame.height)
+        levels = _FULL if self.full_range else _LIMITED
+        return self.reformatter.reformat(
+            frame,
+            format=self.pixel_format,
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
+            src_color_range=_FULL if frame.format.is_rgb else levels,
+            dst_color_range=_FULL if self.colour.range == _FULL else _LIMITED,
+            threads=1,
+        )
 
-    def options(self, preset: str, quality: float | None) -> dict[str, str]:
-        """The encoder's options for these settings."""
-        codec = self.codec
-        found = {k: v for k, v in codec.fixed.items() if k != "tag"}
-        if codec.preset_option:
-            found[codec.preset_option] = preset or codec.preset
-        if codec.quality_option:
-            found[codec.quality_option] = f"{codec.quality if quality is None else quality:g}"
-        return found
 
-
-def coding_for(clip: Clip, codec: str, wanted: str) -> Coding:
-    """Decides how the clip's pictures are coded; `wanted` is a pixel format or "auto".
+def coding_for(clip: Clip, codec: Codec, wanted: str) -> Coding:
+    """Decides how the clip's pictures are coded; `wanted` is a pixel format of FFmpeg's or "auto".
 
     Raises:
         ConfigError: the encoder has no such pixel format.
     """
-    known = CODECS[codec]
-    offered = [one.name for one in av.codec.Codec(known.encoder, "w").video_formats or []]
+    offered = codec.pixel_formats()
     name, colour = _plain(clip.pixel_format, clip.colour)
     if wanted != "auto" and wanted not in offered:
-        raise ConfigError(f"encode.pixel_format: {known.encoder} cannot code {wanted}; it takes {', '.join(offered)}")
-    target = _choose(clip.pixel_format, name, offered) if wanted == "auto" else wanted
-    if target == name:
-        return Coding(known, target, name, colour)
-    return _converting(clip, known, name, target, colour)
+        raise ConfigError(f"encode.pixel_format: {codec.encoder} cannot code {wanted}; it takes {', '.join(offered)}")
+    target = _nearest(name, clip.pixel_format, codec, offered) if wanted == "auto" else wanted
+    if clip.pixel_format.model == "rgb" and not av.VideoFormat(target).is_rgb:
+        colour = Colour(colour.primaries, colour.transfer, _BT709, _LIMITED)
+    full = colour.range == _FULL
+    if codec.limited:
+        colour = replace(colour, range=_LIMITED)
+    width, height = _even(clip.width, clip.height, target) if codec.even else (clip.width, clip.height)
+    return Coding(codec, target, width, height, colour, name, full)
 
 
 def _plain(pixel_format: PixelFormat, colour: Colour) -> tuple[str, Colour]:
@@ -106,38 +154,34 @@ def _plain(pixel_format: PixelFormat, colour: Colour) -> tuple[str, Colour]:
     return pixel_format.name, colour
 
 
-def _choose(own: PixelFormat, name: str, offered: list[str]) -> str:
-    if name in offered:
+def _nearest(name: str, own: PixelFormat, codec: Codec, offered: list[str]) -> str:
+    """Itself where the encoder has it, else what loses least and keeps the depth where anything does."""
+    usable = [n for n in offered if (codec.alpha or not has_alpha(n)) and (codec.rgb or not av.VideoFormat(n).is_rgb)]
+    if name in usable:
         return name
-    usable = [n for n in offered if not av.VideoFormat(n).is_rgb] if own.model == "rgb" else offered
-    if own.model == "rgb" and own.depth <= 8 and "yuv420p" in offered:
-        # 4:4:4 would be nearer, but hardly any player shows it.
-        return "yuv420p"
-    best, _ = av.codec.codec.find_best_pix_fmt_of_list(usable, name)
-    return best.name if best is not None else offered[0]
+    if own.model == "rgb" and not codec.rgb:
+        common = "yuv420p" if own.depth <= 8 else "yuv420p10le"
+        if common in usable:
+            return common
+    best, _ = av.codec.codec.find_best_pix_fmt_of_list(usable, name, has_alpha=has_alpha(name))
+    return best.name if best is not None else usable[0]
 
 
-def _converting(clip: Clip, known: Codec, name: str, target: str, colour: Colour) -> Coding:
-    to_rgb = av.VideoFormat(target).is_rgb
-    if clip.pixel_format.model == "rgb" and not to_rgb:
-        colour = Colour(colour.primaries, colour.transfer, _BT709, _LIMITED, 0)
-    reformatter = av.video.reformatter.VideoReformatter()
-    convert = partial(_reformat, reformatter, clip, target, colour)
-    return Coding(known, target, name, colour, convert)
+def _even(width: int, height: int, pixel_format: str) -> tuple[int, int]:
+    """The size rounded up where chroma is halved: one column or row more loses nothing, one less would."""
+    known = av.VideoFormat(pixel_format, 16, 16)
+    across = 16 // known.chroma_width(16)
+    down = 16 // known.chroma_height(16)
+    return -(-width // across) * across, -(-height // down) * down
 
 
-def _reformat(
-    reformatter: av.video.reformatter.VideoReformatter, clip: Clip, target: str, colour: Colour, frame: av.VideoFrame
-) -> av.VideoFrame:
-    matrix = colour.matrix if colour.matrix not in (0, 2) else (_BT709 if clip.height >= 720 else 5)
-    full = colour.range == _FULL
-    return reformatter.reformat(
-        frame,
-        clip.width,
-        clip.height,
-        target,
-        src_colorspace=matrix,
-        dst_colorspace=matrix,
-        src_color_range=_FULL if full or clip.pixel_format.model == "rgb" else _LIMITED,
-        dst_color_range=_FULL if full else _LIMITED,
-    )
+def _sws_matrix(matrix: int, height: int) -> int:
+    """swscale's number for a matrix of ISO/IEC 23091-2; untagged pictures by their height, as players guess."""
+    if matrix in (0, _UNKNOWN):
+        return _BT709 if height >= 720 else _BT601
+    return {6: _BT601, 10: 9}.get(matrix, matrix)
+
+
+def frame_rate(clip: Clip) -> Fraction:
+    """Frames a second for the encoder's header and rate control: the clip's, or a guess where it has none."""
+    return clip.rate or min(Fraction(60), 1 / clip.time_base)

@@ -6,9 +6,11 @@ demuxers and protocols it may use, so that a playlist that calls itself .mp4 ope
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,6 +23,13 @@ DEMUXERS: tuple[str, ...] = (
     "matroska,webm",
     *("avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf", "gif", "apng", "flv"),
     *("asf", "ogg", "mxf", "nut", "yuv4mpegpipe", "dv", "vc1", "wtv", "rm", "mjpeg", "webp_anim"),
+)
+
+#: Metadata that MP4 holds in the form that every player reads; any other key needs QuickTime's own form.
+_ITUNES = frozenset(
+    {"title", "artist", "album_artist", "composer", "album", "date", "encoder", "comment", "genre", "copyright"}
+    | {"grouping", "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc"}
+    | {"compilation", "creation_time", "location"}
 )
 
 #: Muxer by the target's extension.
@@ -113,21 +122,37 @@ def suffix_for(source: str, codec: str) -> str:
     return own if own in SUFFIXES[codec] else SUFFIXES[codec][0]
 
 
-def muxer_options(muxer: str, ticks_per_second: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Options that make a container keep timestamps as they are.
+def timescale(bases: Iterable[Fraction]) -> int:
+    """The coarsest clock that counts all these time bases exactly; the first one's where there is none below 2^31.
 
-    `ticks_per_second` is the video's: MP4 measures a late start in ticks of the whole film, which FFmpeg makes 1/1000 s
-    unless told otherwise.
+    At least 10 000 ticks a second, as players expect.
     """
-    options: dict[str, str] = {}
-    if muxer in ("mp4", "mov"):
-        scale = ticks_per_second
-        while scale < 10_000:
-            scale *= 2
-        options = {"movie_timescale": str(min(scale, 2**31 - 1)), "movflags": "+use_metadata_tags"}
-        if ticks_per_second >= 1:
-            options["video_track_timescale"] = str(min(scale, 2**31 - 1))
-    return options | dict(extra)
+    scales = [base.denominator for base in bases]
+    common = math.lcm(*scales)
+    scale = common if common < 2**31 else scales[0]
+    while scale < 10_000:
+        scale *= 2
+    return scale
+
+
+def muxer_options(muxer: str, bases: Sequence[Fraction], keys: Iterable[str]) -> dict[str, str]:
+    """Options that make a container keep timestamps and metadata as they are.
+
+    `bases` are the time bases of all streams, the video's first; `keys` names the metadata there is.
+    """
+    if muxer == "matroska":
+        # Sound may start a little before zero (its encoder's delay); shifting everything would move the pictures.
+        return {"avoid_negative_ts": "disabled"}
+    if muxer not in ("mp4", "mov"):
+        return {}
+    options = {
+        # MP4 measures a late start in ticks of the whole film, which FFmpeg makes 1/1000 s unless told otherwise.
+        "movie_timescale": str(timescale(bases)),
+        "video_track_timescale": str(timescale(bases[:1])),
+    }
+    if any(key.lower() not in _ITUNES for key in keys):
+        options["movflags"] = "+use_metadata_tags"
+    return options
 
 
 def _list(names: tuple[str, ...]) -> str:

@@ -1,26 +1,30 @@
 """Encode: frames into a file beside the target, with everything else the source had.
 
 Timestamps, rotation, aspect ratio and colour tags are the source's; sound, subtitles and the rest are copied packet by
-packet (`streams.py`). The partial file is checked before this stage says that it is done, and removed if anything fails.
+packet (`streams.py`). The partial file is read back before this stage says that it is done, and removed where anything
+fails.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import ClassVar
 
 import av
 
-from pipeline.errors import ConfigError, PublishError
+from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publish import discard
 from pipeline.types import Clip, Frame, Frames, Report
-from stages.codecs import CODECS, Coding, coding_for
-from stages.containers import muxer_for, muxer_options, reason
-from stages.planes import copied, wrap
+from stages.codecs import CODECS, coding_for, frame_rate
+from stages.containers import muxer_for, muxer_options, open_input, reason
 from stages.streams import Company
+
+_PROGRESSIVE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,8 @@ class Config:
     Attributes:
         codec: h264, hevc, av1, prores or ffv1 (lossless).
         preset: the encoder's own word for speed against size; empty takes ours for the codec.
-        quality: the encoder's constant-quality figure (x264 and x265 crf, SVT-AV1 crf, ProRes qscale), smaller is
-            better; None takes ours for the codec. FFV1 has none.
+        quality: the encoder's constant-quality figure (crf of x264, x265 and SVT-AV1), smaller is better; None takes
+            ours for the codec. ProRes and FFV1 have none.
         threads: of the encoder; 0 is twice the cores, at most 16.
         pixel_format: FFmpeg's name, or "auto": the source's own where the encoder has it, else the nearest that keeps
             its depth.
@@ -63,7 +67,7 @@ class Encode:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
-        # SVT-AV1 reads its log level here and nowhere else; 1 is errors only.
+        # SVT-AV1 takes its log level from here and from nowhere else; 1 is errors only.
         os.environ.setdefault("SVT_LOG", "1")
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
@@ -80,10 +84,10 @@ class Encode:
                 for frame in frames:
                     writer.write(frame)
                     yield frame
-                writer.finish()
+                report = writer.finish()
             finally:
                 writer.close()
-            report = writer.report() | check(clip, writer.frames)
+            report |= check(clip, writer)
             whole = True
             return report
         finally:
@@ -92,40 +96,58 @@ class Encode:
 
 
 class Writer:
-    """One clip's output: the container, the encoder, and the streams that travel along."""
+    """One clip's output: the container, the encoder, and the streams that travel along.
+
+    Attributes:
+        frames: how many were written.
+        span: seconds from the first frame to the last.
+    """
 
     def __init__(self, clip: Clip, config: Config) -> None:
         self.frames = 0
+        self.span = 0.0
         self._clip = clip
-        self._coding = coding_for(clip, config.codec, config.pixel_format)
-        muxer = muxer_for(clip.target, config.codec)
-        options = muxer_options(muxer, clip.time_base.denominator, config.container_options)
-        self._out = av.open(clip.partial, "w", format=muxer, container_options=options)
-        self._company: Company | None = None
-        self._done = False
+        self._codec = CODECS[config.codec]
+        self._coding = coding_for(clip, self._codec, config.pixel_format)
+        self._muxer = muxer_for(clip.target, config.codec)
+        self._first_pts = 0
+        self._company = Company(clip)
         try:
-            self._stream = self._add_video(config)
-            self._company = Company(clip, self._out)
-            self._company.join(clip)
+            # A file object, not a path: FFmpeg would leave its own descriptor open when a header is refused.
+            self._file = open(clip.partial, "wb", buffering=1 << 20)  # noqa: SIM115, PTH123  closed by `close`
+        except OSError as error:
+            self._company.close()
+            raise PublishError(f"{clip.target} could not be written: {reason(error)}") from error
+        try:
+            self._out = self._open(config)
+            self._stream = self._company.join(self._out, lambda: self._add_video(config))
             self._start()
         except BaseException:
             self.close()
             raise
 
+    def _open(self, config: Config) -> av.container.OutputContainer:
+        keys = self._company.metadata
+        options = muxer_options(self._muxer, self._company.time_bases, keys) | dict(config.container_options)
+        return av.open(self._file, "w", format=self._muxer, container_options=options, buffer_size=1 << 18)
+
     def _add_video(self, config: Config) -> av.VideoStream:
         clip, coding = self._clip, self._coding
-        rate = clip.rate or min(Fraction(1000), 1 / clip.time_base)
-        options = coding.options(config.preset, config.quality) | dict(config.options)
-        stream = self._out.add_stream(coding.encoder, rate=rate, options=options)
+        options = self._codec.options(config.preset, config.quality) | dict(config.options)
+        stream = self._out.add_stream(self._codec.encoder, rate=frame_rate(clip), options=options)
+        assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
-        context.width, context.height, context.pix_fmt = clip.width, clip.height, coding.pixel_format
+        context.width, context.height, context.pix_fmt = coding.width, coding.height, coding.pixel_format
         context.time_base = stream.time_base = clip.time_base
         context.sample_aspect_ratio = clip.sample_aspect_ratio
-        context.thread_count = config.threads or min(16, 2 * (os.cpu_count() or 1))
+        context.thread_count = config.threads or min(16, 2 * len(os.sched_getaffinity(0)))
         context.flags |= av.codec.context.Flags.frame_duration
-        colour = coding.colour
-        context.color_primaries, context.color_trc = colour.primaries, colour.transfer
-        context.colorspace, context.color_range = colour.matrix, colour.range
+        context.color_primaries, context.color_trc = coding.colour.primaries, coding.colour.transfer
+        context.colorspace, context.color_range = coding.colour.matrix, coding.colour.range
+        if self._company.field_order > _PROGRESSIVE:
+            context.field_order = self._company.field_order
+        if tag := self._codec.tags.get(self._muxer):
+            context.codec_tag = tag
         if clip.display_matrix is not None:
             stream.set_display_matrix(clip.display_matrix)
         return stream
@@ -133,91 +155,79 @@ class Writer:
     def _start(self) -> None:
         try:
             self._out.start_encoding()
+        except OSError as error:
+            raise PublishError(f"{self._clip.target} could not be written: {reason(error)}") from error
         except (av.error.FFmpegError, ValueError) as error:
-            name = self._coding.encoder
+            pictures = f"{self._coding.width}x{self._coding.height} {self._coding.pixel_format}"
             raise ConfigError(
-                f"{name} refuses {self._clip.width}x{self._clip.height} {self._coding.pixel_format} with the options of "
-                f"encode: {reason(error)}"
+                f"{self._codec.encoder} refuses {pictures} with these options: {reason(error)}"
             ) from error
 
     def write(self, frame: Frame) -> None:
-        """Hands one frame to the encoder and writes what comes out."""
-        wrapped = self._av_frame(frame)
-        wrapped.pts, wrapped.time_base = frame.pts, self._clip.time_base
-        wrapped.duration = frame.duration
-        self._mux(wrapped)
+        """Hands one frame to the encoder and writes what comes out of it."""
+        coded = self._coding.frame(frame.picture)
+        coded.pts, coded.time_base, coded.duration = frame.pts, self._clip.time_base, frame.duration
+        self._mux(coded)
+        self._first_pts = frame.pts if self.frames == 0 else self._first_pts
+        self.span = float((frame.pts - self._first_pts) * self._clip.time_base)
         self.frames += 1
-
-    def _av_frame(self, frame: Frame) -> av.VideoFrame:
-        coding = self._coding
-        if coding.convert is not None:
-            return coding.convert(copied(frame.picture, coding.name))
-        if coding.holds_frames:
-            return copied(frame.picture, coding.name)
-        return wrap(frame.picture, coding.name)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(frame):
-                if self._company is not None and packet.dts is not None:
-                    self._company.advance(packet.dts * packet.time_base)
+                if frame is None and self.frames <= 2:
+                    # x265 never sets the decoding time in a clip as short as this; with no B-frame it is the other.
+                    packet.dts = packet.pts
+                assert packet.dts is not None
+                self._company.advance(self._out, packet.dts * packet.time_base)
                 self._out.mux(packet)
         except (av.error.FFmpegError, OSError) as error:
             raise PublishError(f"{self._clip.target} could not be written: {reason(error)}") from error
 
-    def finish(self) -> None:
-        """Flushes the encoder, writes the rest of the other streams and the container's end."""
+    def finish(self) -> Report:
+        """Flushes the encoder, writes the rest of the other streams and the container's end; says what was written."""
         self._mux(None)
         try:
-            if self._company is not None:
-                self._company.advance(None)
+            self._company.advance(self._out, None)
             self._out.close()
+            self._file.close()
         except (av.error.FFmpegError, OSError) as error:
             raise PublishError(f"{self._clip.target} could not be written: {reason(error)}") from error
-        self._done = True
+        return self._report() | self._company.report()
 
-    def close(self) -> None:
-        """Closes everything; a file that was not finished stays as it is, for its owner to remove."""
-        if self._company is not None:
-            self._company.close()
-        if not self._done:
-            abandon(self._out)
-
-    def report(self) -> Report:
-        """What was written; complete after `close`."""
-        company = self._company
-        found: Report = {"codec": self._coding.encoder, "pixel_format": self._coding.pixel_format}
-        if company is not None and company.copied:
-            found["copied"] = ", ".join(company.copied)
-        if company is not None and company.left_out:
-            found["left_out"] = ", ".join(company.left_out)
+    def _report(self) -> Report:
+        clip, coding = self._clip, self._coding
+        found: Report = {"codec": self._codec.encoder, "pixel_format": coding.pixel_format}
+        if coding.pixel_format != coding.name:
+            found["converted_from"] = clip.pixel_format.name
+        if (coding.width, coding.height) != (clip.width, clip.height):
+            found["padded_to"] = f"{coding.width}x{coding.height}"
         return found
 
+    def close(self) -> None:
+        """Closes what is open; the file that was not finished is its owner's to remove."""
+        self._company.close()
+        # Closed first: PyAV then leaves out the trailer, which nobody will read. What a full disk did not take either.
+        with suppress(OSError):
+            self._file.close()
 
-def abandon(out: av.container.OutputContainer) -> None:
-    """Closes a container whose content no longer matters: what its trailer cannot say is not an error any more."""
-    try:
-        out.close()
-    except (av.error.FFmpegError, OSError, ValueError):
-        return
 
-
-def check(clip: Clip, frames: int) -> Report:
-    """Reads the partial file's packets and compares their count with the frames that went in.
+def check(clip: Clip, writer: Writer) -> Report:
+    """Reads the partial file's packets back and compares their count and span with what went in.
 
     Raises:
-        PublishError: it cannot be opened, or frames are missing.
+        PublishError: it cannot be opened, frames are missing, or it is longer or shorter.
     """
     try:
-        size = os.stat(clip.partial).st_size
-        with av.open(clip.partial, container_options={"protocol_whitelist": "file"}) as container:
-            stream = container.streams.video[0]
-            packets = sum(packet.size > 0 for packet in container.demux(stream))
-    except (av.error.FFmpegError, OSError, IndexError) as error:
+        with open_input(clip.partial) as container:
+            stream = next(s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
+            base = stream.time_base or Fraction(1)
+            times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+    except (av.error.FFmpegError, InputError, StopIteration) as error:
         raise PublishError(f"{clip.target} could not be read back after writing: {reason(error)}") from error
-    if packets != frames:
-        raise PublishError(f"{clip.target} holds {packets} pictures after writing, but {frames} went in")
-    return {"frames": frames, "bytes": size}
-
-
-__all__ = ["Coding", "Config", "Encode", "Writer", "check"]
+    if len(times) != writer.frames:
+        raise PublishError(f"{clip.target} holds {len(times)} pictures after writing, but {writer.frames} went in")
+    span = float((max(times) - min(times)) * base) if times else 0.0
+    if abs(span - writer.span) > max(0.002, 2 * float(base)):
+        raise PublishError(f"{clip.target} lasts {span:.3f} s after writing, but {writer.span:.3f} s went in")
+    return {"frames": writer.frames, "bytes": Path(clip.partial).stat().st_size}

@@ -29,7 +29,7 @@ def _plane_view(plane: av.video.plane.VideoPlane, shape: tuple[int, ...], pixel_
     # A picture stored bottom up has a negative pitch; the exported buffer still starts at its lowest address.
     offset = -pitch * (shape[0] - 1) if pitch < 0 else 0
     strides = (pitch, samples * itemsize, itemsize) if len(shape) == 3 else (pitch, itemsize)
-    array: Plane = np.ndarray(shape, pixel_format.dtype, buffer=plane, offset=offset, strides=strides)  # type: ignore[assignment]
+    array: Plane = np.ndarray(shape, pixel_format.dtype, memoryview(plane), offset, strides)
     array.flags.writeable = False
     return array
 
@@ -50,7 +50,7 @@ def _readable_in_place(picture: Picture) -> bool:
     layouts = picture.format.planes
     if any(len(layout.components) > 1 for layout in layouts):
         return False
-    if any((l.log2_w and picture.width % 2) or (l.log2_h and picture.height % 2) for l in layouts):
+    if any((one.log2_w and picture.width % 2) or (one.log2_h and picture.height % 2) for one in layouts):
         return False
     itemsize = picture.format.dtype.itemsize
     return all(p.flags.writeable and p.strides[1] == itemsize and p.strides[0] > 0 for p in picture.planes)
@@ -65,15 +65,26 @@ def copied(picture: Picture, name: str | None = None) -> av.VideoFrame:
     return frame
 
 
+def padded(picture: Picture, width: int, height: int, name: str | None = None) -> av.VideoFrame:
+    """As `copied`, on a frame of `width` x `height` px; what is added at the right and the bottom repeats the edge."""
+    frame = av.VideoFrame(width, height, name or picture.format.name)
+    for target, source in zip(_writable(frame, picture.format), picture.planes, strict=True):
+        rows, columns = source.shape[:2]
+        target[:rows, :columns] = source
+        target[:rows, columns:] = source[:, -1:]
+        target[rows:] = target[rows - 1]
+    return frame
+
+
 def _writable(frame: av.VideoFrame, pixel_format: PixelFormat) -> list[Plane]:
     """Writable views of a frame that was just made (its pitch is positive)."""
     views: list[Plane] = []
+    itemsize = pixel_format.dtype.itemsize
     shapes = pixel_format.shapes(frame.width, frame.height)
     for plane, shape in zip(frame.planes, shapes, strict=True):
-        itemsize = pixel_format.dtype.itemsize
         pitch = plane.line_size
         strides = (pitch, shape[2] * itemsize, itemsize) if len(shape) == 3 else (pitch, itemsize)
-        views.append(np.ndarray(shape, pixel_format.dtype, buffer=plane, strides=strides))  # type: ignore[arg-type]
+        views.append(np.ndarray(shape, pixel_format.dtype, memoryview(plane), 0, strides))
     return views
 
 
@@ -81,9 +92,10 @@ def nearest(name: str) -> PixelFormat:
     """The format of `PIXEL_FORMATS` that holds FFmpeg's format `name` with the least loss; itself where listed."""
     if name in PIXEL_FORMATS:
         return PIXEL_FORMATS[name]
-    best, _ = av.codec.codec.find_best_pix_fmt_of_list(list(PIXEL_FORMATS), name, has_alpha=_has_alpha(name))
+    best, _ = av.codec.codec.find_best_pix_fmt_of_list(list(PIXEL_FORMATS), name, has_alpha=has_alpha(name))
     return PIXEL_FORMATS[best.name if best is not None else "rgb24"]
 
 
-def _has_alpha(name: str) -> bool:
+def has_alpha(name: str) -> bool:
+    """Whether FFmpeg's pixel format `name` has an alpha channel."""
     return any(component.is_alpha for component in av.VideoFormat(name).components)

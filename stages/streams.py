@@ -7,110 +7,130 @@ the target's container cannot hold is found out by asking the muxer itself, and 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
 
-from pipeline.errors import InputError
-from pipeline.types import Clip
+from pipeline.types import Clip, Report
 from stages.containers import open_input
+from stages.reader import Damage, demuxed
 
 _ATTACHED = av.stream.Disposition.attached_pic
 
-#: Metadata that describes the source's own container or encoder and would be wrong, or doubled, in a new file.
-_CONTAINER_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+#: Metadata about the source's own container and encoder, which would be wrong in a new file.
+_STALE = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+#: The same of single streams, as Matroska's tools write them.
+_STALE_PREFIXES = ("bps", "number_of_", "_statistics_")
 
 
 class Company:
-    """The streams that travel with a clip's video into `out`, and the packets that wait for their turn.
+    """What travels with a clip's video: the source's other streams, chapters and metadata.
 
-    Attributes:
-        copied: what was taken along ("audio aac", "subtitle mov_text", "chapters 2").
-        left_out: what the container cannot hold, in the same words.
+    Made first (it opens the source), then `join` adds the streams to an output whose header is still to be written,
+    then `advance` writes their packets as the video goes on.
     """
 
-    def __init__(self, clip: Clip, out: av.container.OutputContainer) -> None:
-        self.copied: list[str] = []
-        self.left_out: list[str] = []
-        self._out = out
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
         self._source = open_input(clip.source)
+        self._copied: list[str] = []
+        self._left_out: list[str] = []
         self._pairs: dict[int, av.stream.Stream] = {}
-        self._covers: dict[int, av.stream.Stream] = {}
-        self._waiting: av.Packet | None = None
         self._packets: Iterator[av.Packet] = iter(())
-        self.damaged_packets = 0
+        self._waiting: av.Packet | None = None
+        self._damage = Damage()
+        self._refused = 0
 
-    def join(self, clip: Clip) -> None:
-        """Adds the streams, chapters and metadata to the output; before its header is written."""
-        video = self._source.streams[clip.video_stream]
-        for key, value in self._source.metadata.items():
-            if key.lower() not in _CONTAINER_TAGS:
-                self._out.metadata[key] = value
-        if chapters := self._source.chapters():
-            self._out.set_chapters(chapters)
-            self.copied.append(f"chapters {len(chapters)}")
+    @property
+    def time_bases(self) -> list[Fraction]:
+        """Of every stream that has one, the video's first."""
+        others = [s.time_base for s in self._source.streams if s.index != self._clip.video_stream and s.time_base]
+        return [self._clip.time_base, *others]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The source's own, without what is only true of its container."""
+        return _kept(self._source.metadata)
+
+    @property
+    def field_order(self) -> int:
+        """FFmpeg's number for how the source interlaces its fields; 1 progressive, 0 unknown."""
+        stream = self._source.streams[self._clip.video_stream]
+        return stream.codec_context.field_order if isinstance(stream, av.VideoStream) else 0
+
+    def join(self, out: av.container.OutputContainer, add_video: Callable[[], av.VideoStream]) -> av.VideoStream:
+        """Adds streams in the source's order, `add_video` making the video's, then chapters and metadata."""
+        chapters = self._source.chapters()
+        video: av.VideoStream | None = None
         for stream in self._source.streams:
-            if stream.index != video.index and not _is_chapter_text(stream, bool(chapters)):
-                self._add(stream)
-        self._packets = self._demux(list(self._pairs))
+            if stream.index == self._clip.video_stream:
+                video = add_video()
+                video.disposition = stream.disposition
+                video.metadata.update(_kept(stream.metadata))
+            elif not _written_anew(stream, out.format.name, bool(chapters)):
+                self._add(out, stream)
+        out.metadata.update(self.metadata)
+        if chapters:
+            out.set_chapters(chapters)
+        self._packets = demuxed(self._source, [self._source.streams[i] for i in self._pairs], self._damage)
+        assert video is not None, "Decode has found the video stream in this very file"
+        return video
 
-    def _add(self, stream: av.stream.Stream) -> None:
-        name = _name(stream)
-        if stream.type == "video" and stream.disposition & _ATTACHED and self._out.format.name == "matroska":
-            self._attach_cover(stream, name)
-        elif stream.type == "attachment":
-            self._attach(stream, name)
-        elif _accepts(self._out.format.name, stream):
-            self._pairs[stream.index] = add_copy(self._out, stream)
-            self.copied.append(name)
-        else:
-            self.left_out.append(name)
+    def _add(self, out: av.container.OutputContainer, stream: av.stream.Stream) -> None:
+        matroska = out.format.name == "matroska"
+        added = False
+        if isinstance(stream, av.stream.AttachmentStream):
+            if added := matroska and bool(stream.data):
+                kind = stream.mimetype or "application/octet-stream"
+                out.add_attachment(stream.name or "attachment", kind, stream.data)
+        elif matroska and stream.disposition & _ATTACHED:
+            added = self._attach_cover(out, stream)
+        elif added := _accepts(out.format.name, stream):
+            self._pairs[stream.index] = add_copy(out, stream)
+        (self._copied if added else self._left_out).append(_name(stream))
 
-    def _attach(self, stream: av.stream.Stream, name: str) -> None:
-        if self._out.format.name != "matroska" or not isinstance(stream, av.stream.AttachmentStream):
-            self.left_out.append(name)
-            return
-        self._out.add_attachment(
-            stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
-        )
-        self.copied.append(name)
-
-    def _attach_cover(self, stream: av.stream.Stream, name: str) -> None:
+    def _attach_cover(self, out: av.container.OutputContainer, stream: av.stream.Stream) -> bool:
         """Matroska keeps cover art as an attachment, not as a stream."""
-        with open_input(self._source.name) as again:
+        with open_input(self._clip.source) as again:
             packet = next((p for p in again.demux(again.streams[stream.index]) if p.size), None)
-        kind = "png" if stream.codec_context is not None and stream.codec_context.name == "png" else "jpeg"
         if packet is None:
-            self.left_out.append(name)
-            return
-        self._out.add_attachment(stream.metadata.get("filename", f"cover.{kind}"), f"image/{kind}", bytes(packet))
-        self.copied.append(name)
+            return False
+        png = stream.codec_context is not None and stream.codec_context.name == "png"
+        kind = "png" if png else "jpeg"
+        out.add_attachment(stream.metadata.get("filename", f"cover.{kind}"), f"image/{kind}", bytes(packet))
+        return True
 
-    def _demux(self, indices: list[int]) -> Iterator[av.Packet]:
-        streams = [self._source.streams[index] for index in indices]
-        if not streams:
-            return
-        try:
-            for packet in self._source.demux(streams):
-                if packet.size and packet.dts is not None:
-                    yield packet
-        except av.error.FFmpegError:
-            # The video's reader has met the same damage and goes on behind it; here the rest is lost and counted.
-            self.damaged_packets += 1
-
-    def advance(self, until: Fraction | None) -> None:
+    def advance(self, out: av.container.OutputContainer, until: Fraction | None) -> None:
         """Muxes the packets due before `until` (seconds; None: all that are left)."""
-        while True:
-            packet = self._waiting or next(self._packets, None)
+        if not self._pairs:
+            return
+        while (packet := self._waiting or next(self._packets, None)) is not None:
             self._waiting = None
-            if packet is None:
-                return
-            if until is not None and packet.dts * packet.time_base > until:
+            due = packet.dts if packet.dts is not None else packet.pts
+            if until is not None and due is not None and due * packet.time_base > until:
                 self._waiting = packet
                 return
+            packet.dts = due
             packet.stream = self._pairs[packet.stream_index]
-            self._out.mux(packet)
+            try:
+                out.mux(packet)
+            except av.error.ArgumentError:
+                # Its timestamps go backwards or are missing: the muxer will not have it, the others are fine.
+                self._refused += 1
+
+    def report(self) -> Report:
+        """What was taken along, what could not be, and what was lost to damage; each only where there is some."""
+        found: Report = {}
+        if chapters := len(self._source.chapters()):
+            found["chapters"] = chapters
+        if self._copied:
+            found["copied"] = ", ".join(self._copied)
+        if self._left_out:
+            found["left_out"] = ", ".join(self._left_out)
+        if lost := self._refused + self._damage.read_errors:
+            found["lost_packets"] = lost
+        return found
 
     def close(self) -> None:
         """Closes the source."""
@@ -122,9 +142,10 @@ class Company:
 def add_copy(out: av.container.OutputContainer, stream: av.stream.Stream) -> av.stream.Stream:
     """An output stream for packets of `stream` as they are: parameters, time base, tags and disposition."""
     copy = out.add_stream_from_template(stream, opaque=True)
-    copy.time_base = stream.time_base
+    if stream.time_base is not None:
+        copy.time_base = stream.time_base
     copy.disposition = stream.disposition
-    copy.metadata.update({k: v for k, v in stream.metadata.items() if k.lower() not in _CONTAINER_TAGS})
+    copy.metadata.update(_kept(stream.metadata))
     return copy
 
 
@@ -139,20 +160,22 @@ def _accepts(muxer: str, stream: av.stream.Stream) -> bool:
     return True
 
 
-def _is_chapter_text(stream: av.stream.Stream, has_chapters: bool) -> bool:
-    """MP4 keeps chapter titles in a text track of their own, which the muxer writes anew from the chapters."""
-    return has_chapters and stream.type == "data" and stream.name == "bin_data"
+def _written_anew(stream: av.stream.Stream, muxer: str, has_chapters: bool) -> bool:
+    """MP4 keeps chapter titles and time codes in tracks of their own, which the muxer makes out of the metadata."""
+    if stream.type != "data":
+        return False
+    chapter_text = has_chapters and stream.name == "bin_data"
+    return chapter_text or (muxer in ("mp4", "mov") and "timecode" in stream.metadata)
+
+
+def _kept(metadata: dict[str, str]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in _STALE and not key.lower().startswith(_STALE_PREFIXES)
+    }
 
 
 def _name(stream: av.stream.Stream) -> str:
     codec = stream.codec_context.name if stream.codec_context is not None else stream.name
     return f"{stream.type} {codec or 'of an unknown kind'}"
-
-
-def has_source(clip: Clip) -> bool:
-    """Whether the clip's source is a file that can be opened again (a pipe cannot)."""
-    try:
-        open_input(clip.source).close()
-    except InputError:
-        return False
-    return True

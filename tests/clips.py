@@ -57,7 +57,7 @@ def to_av(shown: Picture) -> av.VideoFrame:
     return frame
 
 
-def make_clip(  # noqa: PLR0913
+def make_clip(
     path: Path,
     *,
     width: int = 64,
@@ -97,7 +97,7 @@ def make_clip(  # noqa: PLR0913
         out.metadata.update(metadata or {})
         video = out.add_stream(codec, rate=Fraction(rate), options=dict(options or _fast(codec)))
         context = video.codec_context
-        context.width, context.height, context.pix_fmt = width, height, pixel_format
+        context.width, context.height, context.pix_fmt = shown[0].width, shown[0].height, pixel_format
         context.time_base = base
         context.thread_count = 1
         if sar:
@@ -238,5 +238,5 @@ def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
         streams = [s for s in container.streams if s.type == kind]
         for packet in container.demux(streams):
             if packet.size:
-                found.append((packet.pts * packet.time_base, bytes(packet)))
+                found.append(((packet.pts or 0) * packet.time_base, bytes(packet)))
     return found

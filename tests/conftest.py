@@ -78,16 +78,16 @@ def _children() -> set[str]:
 
 def _shared_memory() -> set[str]:
     folder = Path("/dev/shm")
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _descriptors() -> set[str]:
     found = set()
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{entry}")
+            target = str(entry.readlink())
         except OSError:
             continue
         if not target.startswith(_KEPT) and ".so" not in target:
-            found.add(f"{entry} -> {target}")
+            found.add(f"{entry.name} -> {target}")
     return found
