@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 
 from pipeline.types import Array, Colour, Picture
 from stages.colour import region_to_rgb
-from stages.geometry import apply, compose, invert, scaling
+from stages.geometry import apply, compose, density, invert, scaling
 
 #: How much denser than the crop the region may stay when it is shrunk first: linear interpolation blurs, so the last
 #: bit of shrinking is left to it.
@@ -44,11 +42,6 @@ def _region(frame_to_crop: Array, size: int, width: int, height: int) -> tuple[i
     x1, y1 = np.ceil(seen.max(0) + margin).astype(int) + 1
     x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
     return int(x0), int(y0), int(min(max(x1, x0 + 1), width)), int(min(max(y1, y0 + 1), height))
-
-
-def density(matrix: Array) -> float:
-    """How many px of the target one px of the source becomes, along a side."""
-    return math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
 
 
 def warp(rgb: Array, rgb_to_crop: Array, size: int, out: Array | None = None) -> Array:

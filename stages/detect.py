@@ -13,8 +13,8 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.types import Array, Clip, Face, Frame, Frames, Picture, Report
 from stages.colour import small_rgb
-from stages.crop import cut_out, density, warp
-from stages.geometry import apply, compose, invert, scaling, square_matrix, stored_to_upright
+from stages.crop import cut_out, warp
+from stages.geometry import apply, compose, density, invert, scaling, square_matrix, stored_to_upright
 from stages.landmarker import LEFT_EYE, RIGHT_EYE, Detection, FaceFinder, MediaPipeFinder
 
 #: The mesh wants its face in the middle of a square half as large again.

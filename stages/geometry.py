@@ -148,9 +148,19 @@ def _stretch(sample_aspect_ratio: float) -> Array:
 
 
 def invert(matrix: Array) -> Array:
-    """b_to_a from a_to_b. Raises numpy.linalg.LinAlgError (a ValueError) where it flattens the plane."""
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.column_stack([linear, -linear @ matrix[:, 2]])
+    """b_to_a from a_to_b. Raises ValueError where it flattens the plane."""
+    (a, b, x), (c, d, y) = matrix.tolist()
+    determinant = a * d - b * c
+    if determinant == 0.0:
+        raise ValueError("a map that flattens the plane has no inverse")
+    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
+    return np.array([[a, b, -(a * x + b * y)], [c, d, -(c * x + d * y)]])
+
+
+def density(matrix: Array) -> float:
+    """How many px of the target one px of the source becomes, along a side (the root of the area's growth)."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    return math.sqrt(abs(a * d - b * c))
 
 
 def compose(second: Array, first: Array) -> Array:

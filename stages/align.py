@@ -1,0 +1,152 @@
+"""Align: follows each face through the clip and cuts out the upright crop that the model sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from pipeline.types import Array, Clip, Face, Frame, Frames, Report
+from stages.crop import cut_out
+from stages.gaps import GapFiller
+from stages.geometry import apply, compose, crop_matrix, invert, stored_to_upright, umeyama
+from stages.tracker import CutFinder, Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Crops and tracks.
+
+    Attributes:
+        size: the crop's side in px: the model's input size.
+        coverage: how much the crop shows; 1 is hair line to chin, c is c times as wide and high.
+        start_score: how sure the detector must be of a face before it is followed, 0..1.
+        memory: for how many frames a face may be missed and still keep its number.
+        hold_misses: misses up to so many frames are bridged by interpolation; so many frames are held back at most
+            while a face is missing (each keeps its place in the ring), none while all is well. 0 bridges nothing.
+        max_wait_ms: for how long held frames wait for the next one, so that a slow live source is not held up.
+        smoothing: how far the crop's small tremors are damped, 0 (not at all) to 1; movement is followed at once.
+    """
+
+    size: int = 64
+    coverage: float = 1.0
+    start_score: float = 0.5
+    memory: int = 15
+    hold_misses: int = 3
+    max_wait_ms: float = 500.0
+    smoothing: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 2048:
+            raise ConfigError(f"align.size must be from 16 to 2048 px, not {self.size}")
+        if not 0.25 <= self.coverage <= 8:
+            raise ConfigError(f"align.coverage must be from 0.25 to 8, not {self.coverage}")
+        if not 0 <= self.start_score <= 1 or not 0 <= self.smoothing < 1:
+            raise ConfigError("align.start_score must be from 0 to 1, and align.smoothing from 0 to below 1")
+        if self.memory < 0 or not 0 <= self.hold_misses <= 30 or self.max_wait_ms < 0:
+            raise ConfigError("align.memory and align.max_wait_ms cannot be negative; align.hold_misses is 0 to 30")
+
+
+class Align:
+    """Fills `track`, `frame_to_crop` and `aligned`; faces too faint to be followed are dropped.
+
+    Reports how many faces were aligned, in how many tracks, how many of them bridge a miss, and how many cuts there
+    were.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"landmarks"})
+    gives: ClassVar[frozenset[str]] = frozenset({"track", "frame_to_crop", "aligned"})
+    stateless: ClassVar[bool] = False
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
+        size = (clip.width, clip.height)
+        to_upright, _ = stored_to_upright(clip.display_matrix, *size, clip.sample_aspect_ratio)
+        tracker = Tracker(self._config.start_score, self._config.memory)
+        gaps = GapFiller(self._config.hold_misses)
+        steady = Steady(self._config.smoothing)
+        aligned = cuts = 0
+        for frame, is_cut in self._followed(frames, tracker, gaps):
+            if is_cut:
+                cuts += 1
+                steady.clear()
+            faces = tuple(self._aligned(clip, frame, face, to_upright, steady) for face in frame.faces)
+            aligned += len(faces)
+            yield frame.with_(faces=faces)
+        return {"faces": aligned, "tracks": tracker.started, "misses_filled": gaps.filled, "cuts": cuts}
+
+    def _followed(self, frames: Frames, tracker: Tracker, gaps: GapFiller) -> Iterator[tuple[Frame, bool]]:
+        """Every frame in order with its faces numbered and gaps bridged; and whether a shot begins with it."""
+        cut_finder = CutFinder()
+        cuts: set[int] = set()
+        wait_s = self._config.max_wait_ms / 1000
+        while True:
+            if len(gaps) and not frames.ready(wait_s):
+                yield from _marked(gaps.flush(), cuts)
+            frame = next(frames, None)
+            if frame is None:
+                break
+            if cut_finder.is_cut(frame.picture):
+                yield from _marked(gaps.flush(), cuts)
+                tracker.cut()
+                cuts.add(frame.index)
+            numbers = tracker.update(frame.faces)
+            pairs = zip(frame.faces, numbers, strict=True)
+            faces = tuple(face.with_(track=number) for face, number in pairs if number is not None)
+            yield from _marked(gaps.push(frame.with_(faces=faces), tracker.missing()), cuts)
+        yield from _marked(gaps.flush(), cuts)
+
+    def _aligned(self, clip: Clip, frame: Frame, face: Face, to_upright: Array, steady: Steady) -> Face:
+        config = self._config
+        to_crop = crop_matrix(apply(to_upright, face.landmarks), config.size, config.coverage)
+        if face.track is not None:
+            to_crop = steady(face.track, frame.index, to_crop, config.size)
+        frame_to_crop = frame.allocate((2, 3), np.float64)
+        frame_to_crop[:] = compose(to_crop, to_upright)
+        crop = frame.allocate((config.size, config.size, 3), np.uint8)
+        cut_out(frame.picture, clip.colour, frame_to_crop, config.size, crop)
+        return face.with_(frame_to_crop=frame_to_crop, aligned=crop)
+
+
+def _marked(frames: list[Frame], cuts: set[int]) -> Iterator[tuple[Frame, bool]]:
+    for frame in frames:
+        yield frame, frame.index in cuts
+        cuts.discard(frame.index)
+
+
+#: Tremor, as a share of the crop's side: what the landmarks of a still face shake by, measured on real clips.
+_TREMOR = 0.006
+
+
+class Steady:
+    """Damps the tremor of each track's crop: the nearer a new place is to the last one, the less it counts.
+
+    A step of d (in crop sides, the farthest corner's) is taken by 1 - smoothing * exp(-(d / tremor)^2): whole when
+    the face moves, a part of it when only the landmarks shake. The lag is so bounded to a fraction of the tremor.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        self._smoothing = smoothing
+        self._last: dict[int, tuple[int, Array]] = {}
+
+    def clear(self) -> None:
+        """Forgets where faces were: another shot begins."""
+        self._last.clear()
+
+    def __call__(self, track: int, index: int, upright_to_crop: Array, size: int) -> Array:
+        """The steadied upright_to_crop (2, 3) of the track's face in frame `index`; a similarity, as it was."""
+        corners = np.array([[0.0, 0.0], [size - 1.0, size - 1.0]])
+        now = apply(invert(upright_to_crop), corners)
+        _, last = self._last.get(track, (index, now))
+        side = math.dist(now[0], now[1]) / math.sqrt(2)
+        step = max(math.dist(now[0], last[0]), math.dist(now[1], last[1])) / side
+        now = last + (now - last) * (1 - self._smoothing * math.exp(-((step / _TREMOR) ** 2)))
+        self._last = {number: seen for number, seen in self._last.items() if seen[0] >= index - 1}
+        self._last[track] = (index, now)
+        return umeyama(now, corners)
