@@ -127,10 +127,24 @@ def test_a_region_outside_the_picture_is_refused(box):
 @pytest.mark.parametrize("tags", [(1, 1), (1, 2), (6, 1), (6, 2), (9, 1)])
 @pytest.mark.parametrize(
     "name",
-    (
-        "yuv420p yuv422p yuv444p yuv411p yuva420p nv12 nv16 yuv420p10le yuv422p10le p010le yuv444p12le "
-        "gbrp gbrp10le rgb24 bgra rgb48le"
-    ).split(),
+    [
+        "yuv420p",
+        "yuv422p",
+        "yuv444p",
+        "yuv411p",
+        "yuva420p",
+        "nv12",
+        "nv16",
+        "yuv420p10le",
+        "yuv422p10le",
+        "p010le",
+        "yuv444p12le",
+        "gbrp",
+        "gbrp10le",
+        "rgb24",
+        "bgra",
+        "rgb48le",
+    ],
 )
 def test_agreement_with_ffmpegs_converter(name, tags):
     matrix, colour_range = tags
