@@ -87,7 +87,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network()
-    _fit(network, known, generator)
+        _fit(network, known, generator)
     network.eval()
     with torch.inference_mode():
         right = [(network(_standardised(part))[:, 0] > 0) == bool(label) for label, part in enumerate(held)]

@@ -99,18 +99,17 @@ def train(
         with torch.autocast(session.device.type, torch.bfloat16, enabled=session.dtype == torch.bfloat16):
             latents = session.model.encode(torch.cat([batches[p].input for p in people])).split(config.batch)
             pictures = {p: session.model.decode(latent, p) for p, latent in zip(people, latents, strict=True)}
-        errors = {
+        session.errors = {
             p: losses.reconstruction(pictures[p], batches[p].target, batches[p].weight, config.dssim) for p in people
         }
         session.optimiser.zero_grad()
-        torch.stack(list(errors.values())).sum().backward()
+        torch.stack(list(session.errors.values())).sum().backward()
         session.optimiser.step()
         session.iteration += 1
         if clock.report_due():
-            session.look_at(errors)
+            session.look_at_errors()
             on_progress(clock.progress(session))
         if clock.save_due():
-            session.look_at(errors)
             session.save(faces, clock.seconds)
             on_progress(replace(clock.progress(session), saved=True))
     sheet = session.save(faces, clock.seconds)
@@ -192,6 +191,7 @@ class _Session:
     saved: ModelDescription
     iteration: int
     loss: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, config: Config, folder: Path) -> _Session:
@@ -229,9 +229,9 @@ class _Session:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * (1 - fall)
 
-    def look_at(self, errors: dict[str, Tensor]) -> None:
-        """Takes the step's losses into the smoothed ones. Raises WeightsError where one is no number."""
-        for person, error in errors.items():
+    def look_at_errors(self) -> None:
+        """Takes the last step's losses into the smoothed ones. Raises WeightsError where one is no number."""
+        for person, error in self.errors.items():
             value = error.item()
             if not math.isfinite(value):
                 raise self._diverged(f"the loss of {person} is {value}")
@@ -239,6 +239,7 @@ class _Session:
 
     def save(self, faces: dict[str, data.Faces], seconds: float) -> Path | None:
         """Writes model, state and preview; gives the preview's path. WeightsError where a weight is no number."""
+        self.look_at_errors()
         for name, weight in self.model.named_parameters():
             if not torch.isfinite(weight).all():
                 raise self._diverged(f"the weights of {name} are no numbers")
@@ -307,9 +308,12 @@ def _restore(
         generator.set_state(state["generator"])
         for name, weight in model.named_parameters():
             if description.iterations:
-                moments = {key: state[f"adam.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                if moments["exp_avg"].shape != weight.shape or moments["exp_avg_sq"].shape != weight.shape:
+                moments = {key: state[f"adam.{name}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
+                if any(moment.shape != weight.shape for moment in moments.values()):
                     raise WeightsError(f"{folder / description.state} belongs to a model of another shape: {name}")
-                optimiser.state[weight] = {key: value.to(weight.device, copy=True) for key, value in moments.items()}
+                # In the weight's own memory layout: the fused Adam goes through all of them as they lie.
+                laid_out = {key: torch.empty_like(weight).copy_(moment) for key, moment in moments.items()}
+                steps = state[f"adam.{name}.step"].to(weight.device)
+                optimiser.state[weight] = {"step": steps} | {k: v.detach() for k, v in laid_out.items()}
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"{folder / description.state} is no training state of this model: {error}") from error
