@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -64,9 +63,7 @@ def moments(before: Path, after: Path, count: int, height: int) -> list[Moment]:
     kept: list[Moment] = []
     stride = 1
     with closing(views(before)) as first, closing(views(after)) as second:
-        for index, (one, other) in enumerate(zip_longest(first, second)):
-            if one is None or other is None:
-                break
+        for index, (one, other) in enumerate(zip(first, second, strict=False)):
             if index % stride:
                 continue
             kept.append(_moment(one, other, height))

@@ -115,6 +115,8 @@ def test_lips_part_and_lids_close_in_the_picture_too(puppet: Puppet, mesh) -> No
     assert shut_mouth < 0.06
     assert open_mouth > shut_mouth + 0.2
     assert shut_eyes < 0.6 * open_eyes
+    shut = puppet.landmarks(Pose(blink=1.0), SIZE)
+    assert np.abs(shut[[145, 374], 1] - shut[[159, 386], 1]).max() < 1
 
 
 @settings(max_examples=40, deadline=None)
