@@ -1,0 +1,1 @@
+"""What the pipeline costs, as ratios inside one run: `understudy bench`, described in docs/performance.md."""

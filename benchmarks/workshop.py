@@ -1,0 +1,119 @@
+"""What the jobs of a run are made of: clips, a model with random weights, chains of stages; in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import av
+
+from benchmarks.stages import KnownFacesConfig, Pass
+from pipeline import app
+from pipeline.specs import ProcessSpec, StageSpec
+from stages import encode, swap
+
+RATE = 30
+
+#: libx264's settings for every variant of a comparison.
+PRESET, CRF = "veryfast", 20
+
+SIX = (("decode",), ("detect", "align"), ("mask",), ("swap",), ("blend",), ("encode",))
+THREE = (("decode",), ("detect", "align", "mask", "swap", "blend"), ("encode",))
+
+
+def table(groups: Sequence[Sequence[str]]) -> tuple[ProcessSpec, ...]:
+    """One process for each group of stages."""
+    return tuple(ProcessSpec(tuple(group)) for group in groups)
+
+
+def encoder_threads() -> int:
+    """Twice the cores, at most 16: the project's own choice, said to every encoder in a comparison."""
+    return min(16, 2 * (os.cpu_count() or 1))
+
+
+class Workshop:
+    """Makes clips and models in `folder` when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._targets = 0
+
+    def clip(self, width: int, height: int, seconds: float, preset: str = "medium") -> Path:
+        """A moving test picture with sound, H.264 at the bitrate of ordinary footage, a key frame every two seconds."""
+        path = self.folder / f"{width}x{height}-{seconds:g}s.mp4"
+        if not path.exists():
+            _write_clip(path, width, height, seconds, preset)
+        return path
+
+    def model(self, preset: str = "original") -> Path:
+        """An Original autoencoder with random weights."""
+        folder = self.folder / f"model-{preset}"
+        if not folder.exists():
+            from models import autoencoders, checkpoint
+
+            network, description = checkpoint.new("original", autoencoders.preset("original", preset))
+            checkpoint.save(folder, network, description)
+        return folder
+
+    def target(self) -> str:
+        """A new name for a result."""
+        self._targets += 1
+        return str(self.folder / f"result-{self._targets}.mp4")
+
+    def chain(self, faces: int = 1, preset: str = "original", threads: int = 0) -> tuple[StageSpec, ...]:
+        """The stages of a real job; only detection is replaced by faces that are known.
+
+        `threads` is the network's (0: as the project chooses).
+        """
+        settings = app.Settings(
+            model=self.model(preset), swap=replace(swap.Config(model=""), threads=threads), encode=encoding()
+        )
+        known = StageSpec("detect", "benchmarks.stages:KnownFaces", KnownFacesConfig(faces))
+        return tuple(known if spec.name == "detect" else spec for spec in app.stage_specs(settings))
+
+    def empty_chain(self) -> tuple[StageSpec, ...]:
+        """As many stages that pass frames on between decode and encode."""
+        names = [name for group in SIX for name in group][1:-1]
+        passing = (StageSpec(name, f"{Pass.__module__}:Pass") for name in names)
+        return (
+            StageSpec("decode", "stages.decode:Decode"),
+            *passing,
+            StageSpec("encode", "stages.encode:Encode", encoding()),
+        )
+
+
+def encoding() -> encode.Config:
+    """The encoder's settings in every job."""
+    return encode.Config(preset=PRESET, quality=float(CRF), threads=encoder_threads())
+
+
+def encoder_options() -> dict[str, str]:
+    """The same settings by libx264's names, for what is not ours."""
+    return {"preset": PRESET, "crf": str(CRF), "threads": str(encoder_threads())}
+
+
+def _write_clip(path: Path, width: int, height: int, seconds: float, preset: str) -> None:
+    picture = f"testsrc2=size={width}x{height}:rate={RATE}:duration={seconds}"
+    sound = f"sine=frequency=440:sample_rate=48000:duration={seconds}"
+    options = {"preset": preset, "crf": "20", "g": str(2 * RATE)}
+    with (
+        av.open(picture, format="lavfi") as shown,
+        av.open(sound, format="lavfi") as heard,
+        av.open(str(path), "w") as out,
+    ):
+        video = out.add_stream("libx264", rate=RATE, options=options)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        audio = out.add_stream("aac", rate=48000)
+        for frame in shown.decode(video=0):
+            out.mux(video.encode(frame))
+        out.mux(video.encode())
+        for samples in heard.decode(audio=0):
+            out.mux(audio.encode(samples))
+        out.mux(audio.encode())
+
+
+def bitrate(path: Path, seconds: float) -> float:
+    """Mbit/s of a file."""
+    return path.stat().st_size * 8 / seconds / 1e6
