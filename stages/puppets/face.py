@@ -36,21 +36,25 @@ class Eye:
         self._top = np.interp(line, marks[list(upper), 0], marks[list(upper), 1])
         self._bottom = np.maximum(self._top, np.interp(line, marks[list(lower), 0], marks[list(lower), 1]))
         self._brow = self._top - 0.32 * self._width
+        # A shut lid reaches a little over the lower one, and over the corners.
+        beyond = np.abs(line - middle[0]) / (0.5 * self._width)
+        self._overlap = 0.06 * self._width * _smooth((1.35 - beyond) / 0.3)
         centre = marks[iris[0], :2]
         squared = (self._columns - centre[0]) ** 2 + (self._rows - centre[1]) ** 2
         self._iris_weight = np.exp(-squared / (2 * (0.2 * self._width) ** 2))
 
     def draw(self, source: Picture, target: Picture, blink: float, gaze: tuple[float, float]) -> None:
         """Draws the eye of `source` into `target` (both canvas-sized): the lid down by `blink`, looking at `gaze`."""
-        edge = self._top + blink * (self._bottom - self._top + 1.0)
-        stretch = (self._top - self._brow) / (edge - self._brow)
-        lid_y = self._brow + (self._rows - self._brow) * stretch
-        lid = (self._rows > self._brow) & (self._rows <= edge)
-        ball = (self._rows > edge) & (self._rows < self._bottom)
-        travel = 0.08 * self._width * self._iris_weight * ball
-        x = self._columns - gaze[0] * travel
-        y = np.where(lid, lid_y, self._rows - 0.6 * gaze[1] * travel)
-        target[self.box] = _sample(source, x, y)
+        edge = self._top + blink * (self._bottom - self._top + self._overlap)
+        # The lashes ride on the lid's edge as they are; the skin between them and the brow is drawn out.
+        lashes = self._top - 0.10 * self._width
+        stretch = (lashes - self._brow) / (lashes + edge - self._top - self._brow)
+        drawn_out = self._brow + (self._rows - self._brow) * stretch
+        lid_y = np.where(self._rows > self._brow, np.maximum(drawn_out, self._rows - (edge - self._top)), self._rows)
+        lid = _sample(source, self._columns, lid_y)
+        travel = 0.08 * self._width * self._iris_weight * ((self._rows > edge) & (self._rows < self._bottom))
+        ball = _sample(source, self._columns - gaze[0] * travel, self._rows - 0.6 * gaze[1] * travel)
+        target[self.box] = _mix(ball, lid, edge - self._rows + 0.5)
 
     def moved(self, marks: Array, blink: float, gaze: tuple[float, float]) -> None:
         """Moves the lid's and the iris's landmarks, in place, as `draw` moves the picture."""
