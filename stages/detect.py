@@ -19,6 +19,10 @@ from stages.landmarker import LEFT_EYE, RIGHT_EYE, Detection, FaceFinder, MediaP
 
 #: The mesh wants its face in the middle of a square half as large again.
 _MARGIN = 1.5
+#: How much larger a mesh is than the detector's box, on average.
+_MESH_TO_BOX = 1.08
+#: A mesh at least so sure of its face gains nothing from being fitted again in nearly the same square.
+_SURE = 0.9
 #: Above this share of the smaller face, two overlapping faces are one face found twice.
 _SAME_FACE = 0.5
 
@@ -34,8 +38,8 @@ class Config:
         min_mesh_score: how sure the mesh alone must be, 0..1; prints, fists and backs of heads fail here.
         min_face_px: faces whose longer side is smaller, in px of the stored picture, are left alone.
         max_faces: the surest so many faces of a frame are kept.
-        passes: how often the mesh is fitted, each time about the last one's result; the second pass rights turned
-            heads and makes the landmarks steadier.
+        passes: how often the mesh is fitted at most, each time about the last one's result; it takes a second pass
+            where the detector saw the face's place, size or turn too coarsely.
     """
 
     max_side: int = 640
@@ -89,17 +93,18 @@ class Detect:
         return distinct(faces)[: self._config.max_faces]
 
     def _meshed(self, view: _View, detection: Detection) -> Face | None:
-        x0, y0, x1, y1 = detection.box
-        centre, side, roll = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), max(x1 - x0, y1 - y0), detection.roll
-        centre, side = apply(view.small_to_upright, centre), side * density(view.small_to_upright)
+        """The face there, or None where it is too small, too faint, or none."""
+        square = _Square.about(detection, view.small_to_upright)
         size = self._finder.crop_size
         for _ in range(self._config.passes):
-            if side < self._config.min_face_px / 2:
+            if square.side < self._config.min_face_px / 2:
                 return None
-            upright_to_crop = square_matrix((centre[0], centre[1]), side * _MARGIN, roll, size)
+            upright_to_crop = square_matrix(square.centre, square.side * _MARGIN, square.roll, size)
             mesh = self._finder.landmarks(view.crop(upright_to_crop, size))
             points = apply(invert(upright_to_crop), mesh.landmarks)
-            centre, side, roll = surroundings(points)
+            before, square = square, _Square.around(points)
+            if square.is_near(before) and mesh.score >= _SURE:
+                break
         landmarks = apply(invert(view.stored_to_upright), points)
         low, high = landmarks.min(0), landmarks.max(0)
         score = detection.score * mesh.score
@@ -108,6 +113,39 @@ class Detect:
         if max(high - low) < self._config.min_face_px or not _touches(low, high, view.picture):
             return None
         return Face((float(low[0]), float(low[1]), float(high[0]), float(high[1])), score, landmarks.astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class _Square:
+    """The square about a face, turned with it; px and radians in the upright picture."""
+
+    centre: tuple[float, float]
+    side: float
+    roll: float
+
+    @staticmethod
+    def about(detection: Detection, small_to_upright: Array) -> _Square:
+        x0, y0, x1, y1 = detection.box
+        side = max(x1 - x0, y1 - y0) * _MESH_TO_BOX
+        x, y = apply(small_to_upright, [(x0 + x1) / 2, (y0 + y1) / 2]).tolist()
+        return _Square((x, y), side * density(small_to_upright), detection.roll)
+
+    @staticmethod
+    def around(landmarks: Array) -> _Square:
+        """About (478, 2) landmarks; the line through the eyes is its horizontal."""
+        line = landmarks[LEFT_EYE] - landmarks[RIGHT_EYE]
+        roll = math.atan2(line[1], line[0])
+        axes = np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
+        turned = landmarks @ axes.T
+        low, high = turned.min(0), turned.max(0)
+        x, y = ((low + high) / 2 @ axes).tolist()
+        return _Square((x, y), float(max(high - low)), roll)
+
+    def is_near(self, other: _Square) -> bool:
+        """Whether a mesh fitted in the one would be as good in the other: measured, it moves by less than 1 %."""
+        turn = abs(math.remainder(self.roll - other.roll, math.tau))
+        growth = abs(math.log(max(self.side, 1e-6) / other.side))
+        return math.dist(self.centre, other.centre) < 0.08 * other.side and growth < 0.1 and turn < 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +176,6 @@ class _View:
         if density(small_to_crop) <= 1.0:
             return warp(self.small, small_to_crop, size)
         return cut_out(self.picture, self.clip.colour, compose(upright_to_crop, self.stored_to_upright), size)
-
-
-def surroundings(landmarks: Array) -> tuple[Array, float, float]:
-    """The upright-to-the-face square about (478, 2) landmarks: its centre (2,), side in px, and roll in radians."""
-    line = landmarks[LEFT_EYE] - landmarks[RIGHT_EYE]
-    roll = math.atan2(line[1], line[0])
-    axes = np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
-    turned = landmarks @ axes.T
-    low, high = turned.min(0), turned.max(0)
-    return (low + high) / 2 @ axes, float(max(high - low)), roll
 
 
 def distinct(faces: list[Face]) -> list[Face]:

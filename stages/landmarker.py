@@ -75,6 +75,9 @@ _FULL_RANGE, _SHORT_RANGE = "FullRange", "ShortRange"
 #: The short-range model sees the close-ups that the full-range one, trained on smaller faces, overlooks; it also sees
 #: faces in prints and fists, so it is asked only where the other found none, and believed only above this score.
 _CLOSE_UP_SCORE = 0.65
+#: Where the mesh has its origin, in px of its 192 px input from the first px's centre to the left: found by mirroring
+#: faces, whose landmarks must be mirrored with them (edges as the origin would be 0.5, centres 0).
+_ORIGIN = 0.175
 #: Run in the caller's thread: graphs own no threads, so nothing outlives `close`, and one stage takes one core.
 _EXECUTOR = 'executor { type: "ApplicationThreadExecutor" }'
 _PRESENCE = "facelandmarkcpu__face_presence_score"
@@ -149,8 +152,7 @@ class MediaPipeFinder:
         side = crop.shape[0]
         out = self._mesh.run(image=self._binding.image(crop), roi=self._binding.whole)
         points = self._binding.getter.get_proto(out["landmarks"]).landmark
-        # Coordinates are shares of the side from edge to edge; ours count from the first px's centre.
-        landmarks = np.array([(p.x, p.y) for p in points], np.float32) * side - np.float32(0.5)
+        landmarks = np.array([(p.x, p.y) for p in points], np.float32) * side - np.float32(_ORIGIN * side / 192)
         return Mesh(landmarks, float(self._binding.getter.get_float(out[_PRESENCE])))
 
     def close(self) -> None:
