@@ -23,9 +23,9 @@ from models.blocks import SLOPE, convolution
 from models.faceset import FaceRecord, FaceSet
 from pipeline.errors import InputError
 
-SIZE = 48  # px the classifier sees
+SIZE = 32  # px the classifier sees
 HELD_OUT = 0.25
-_STEPS, _BATCH, _LR = 240, 24, 3e-3
+_STEPS, _BATCH, _LR = 160, 16, 3e-3
 _SMOOTHING = 0.05  # of the labels: answers stay short of certainty
 _AXES = (0.38, 0.46)  # half axes of the ellipse that is looked at, of the crop's side
 
@@ -114,7 +114,7 @@ def _network() -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, 24), (24, 48), (48, 64)):
         layers += [convolution(inputs, outputs, 3, stride=2), nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 9, 1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * (SIZE // 8) ** 2, 1))
 
 
 def _divided(pictures: Tensor) -> tuple[Tensor, Tensor]:
