@@ -1,0 +1,175 @@
+"""The composition root: settings become stage specs, stage specs become an engine. Loads no torch, no mediapipe.
+
+This is the only place that knows all stages. A stage gets the one small `Config` it needs; what it has to know of
+another (the model's crop size, say) is put together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from models import description
+from models.description import ModelDescription
+from models.train import recipe
+from pipeline import config
+from pipeline.engine import Engine
+from pipeline.errors import ConfigError, UnderstudyError
+from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
+from pipeline.types import Job, Source, Stage
+from pipeline.watch import WatchConfig
+from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, swap
+
+#: Keys that the program fills in itself: they follow from the model.
+FIXED = ("swap.model", "align.size", "align.coverage", "extract.folder")
+
+#: The file that is read where no other is named.
+DEFAULT_FILE = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set; each section stands in its stage's own file.
+
+    Attributes:
+        model: the folder of the model that converts; the command line's --model comes before it.
+        watch: the watched folders.
+    """
+
+    model: Path | None = None
+    decode: decode.Config = field(default_factory=decode.Config)
+    detect: detect.Config = field(default_factory=detect.Config)
+    align: align.Config = field(default_factory=align.Config)
+    mask: mask.Config = field(default_factory=mask.Config)
+    swap: swap.Config = field(default_factory=lambda: swap.Config(model=""))
+    blend: blend.Config = field(default_factory=blend.Config)
+    encode: encode.Config = field(default_factory=encode.Config)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    extract: collect.Config = field(default_factory=collect.Config)
+    train: recipe.Config = field(default_factory=recipe.Config)
+    watch: tuple[WatchConfig, ...] = ()
+
+
+def load_settings(
+    file: str | None = None, overrides: Sequence[str] = (), model: str | None = None, to: str | None = None
+) -> Settings:
+    """The defaults, then the configuration file, then `key=value` overrides, then --model and --to.
+
+    Args:
+        file: the configuration; None takes config.yaml in the current folder where there is one. Relative paths in
+            it are relative to its folder.
+        overrides: relative paths in them are relative to the current folder.
+
+    Raises:
+        ConfigError: names the file or the override, the key, and what is allowed.
+    """
+    settings = Settings()
+    path = Path(file) if file is not None else Path(DEFAULT_FILE)
+    if file is not None or path.is_file():
+        settings = _apply(settings, path, config.read_file(path))
+    settings = config.apply(settings, config.read_overrides(overrides), Path.cwd(), FIXED, entries=True)
+    if model is not None:
+        settings = replace(settings, model=Path(model).absolute())
+    return settings if to is None else replace(settings, swap=replace(settings.swap, to=to))
+
+
+def _apply(settings: Settings, path: Path, tree: dict[str, object]) -> Settings:
+    try:
+        return config.apply(settings, tree, path.absolute().parent, FIXED)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def describe_model(settings: Settings) -> tuple[Path, ModelDescription]:
+    """The model's folder and what it says of itself.
+
+    Raises:
+        ConfigError: no model is set, or it does not know the person of swap.to.
+        WeightsError: the folder is no model.
+    """
+    if settings.model is None:
+        raise ConfigError("no model is set; give --model FOLDER, or model: in config.yaml")
+    found = description.read(settings.model)
+    if settings.swap.to not in found.people:
+        people = " and ".join(found.people)
+        raise ConfigError(f"the model {settings.model} knows {people}, not {settings.swap.to!r}; choose with --to")
+    return settings.model, found
+
+
+def stage_specs(
+    settings: Settings, source: StageSpec | None = None, sink: StageSpec | None = None
+) -> tuple[StageSpec, ...]:
+    """The chain that swaps faces: files in, files out, unless another source or sink is given.
+
+    Raises:
+        ConfigError, WeightsError: as `describe_model`.
+    """
+    folder, model = describe_model(settings)
+    return (
+        source or StageSpec("decode", "stages.decode:Decode", settings.decode),
+        *face_specs(settings, model.input_size, model.coverage),
+        StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder))),
+        StageSpec("blend", "stages.blend:Blend", settings.blend),
+        sink or StageSpec("encode", "stages.encode:Encode", settings.encode),
+    )
+
+
+def face_specs(settings: Settings, size: int, coverage: float) -> tuple[StageSpec, ...]:
+    """The stages that find faces, cut them out as crops of `size` px at `coverage`, and mask them."""
+    return (
+        StageSpec("detect", "stages.detect:Detect", settings.detect),
+        StageSpec("align", "stages.align:Align", replace(settings.align, size=size, coverage=coverage)),
+        StageSpec("mask", "stages.mask:Mask", settings.mask),
+    )
+
+
+def extraction(settings: Settings) -> tuple[tuple[Source, Source], list[Stage]]:
+    """The sources for videos and for pictures, and the stages up to the mask, live in this process."""
+    specs = face_specs(settings, settings.extract.size, settings.extract.coverage)
+    sources = (decode.Decode(settings.decode), pictures.Pictures(pictures.Config(settings.decode.max_pixels)))
+    return sources, [spec.build() for spec in specs]
+
+
+def inspection(settings: Settings, size: int, coverage: float) -> list[Stage]:
+    """A source and the stages that find faces and cut them out, live in this process: to look, not to change."""
+    detecting, aligning, _ = face_specs(settings, size, coverage)
+    return [decode.Decode(settings.decode), detecting.build(), aligning.build()]
+
+
+def job(number: int, source: str, target: str = "") -> Job:
+    """A job with absolute paths; without a target nothing is published."""
+    return Job(number, str(Path(source).absolute()), target and str(Path(target).absolute()))
+
+
+def engine(settings: Settings, specs: Sequence[StageSpec]) -> Engine:
+    """An engine for these stages, not started yet. The process table follows the chain where its ends are others.
+
+    Raises:
+        ConfigError: the process table or the ring does not fit the stages.
+    """
+    names = {"decode": specs[0].name, "encode": specs[-1].name}
+    table = tuple(
+        ProcessSpec(tuple(names.get(name, name) for name in process.stages), process.workers)
+        for process in settings.engine.processes
+    )
+    return Engine(specs, replace(settings.engine, processes=table))
+
+
+def result_suffix(settings: Settings, source: str) -> str:
+    """The extension of the file that `source` becomes: its own where that container can hold the codec."""
+    return containers.suffix_for(source, settings.encode.codec)
+
+
+def check_result(settings: Settings, target: str) -> None:
+    """Refuses a result whose container is unknown or cannot hold the codec. Raises ConfigError."""
+    containers.muxer_for(target, settings.encode.codec)
+
+
+def check_input(source: str) -> UnderstudyError | None:
+    """What is wrong with an input at first sight; None where it is a readable file with something in it."""
+    try:
+        containers.check_regular(source)
+    except UnderstudyError as error:
+        return error
+    return None
