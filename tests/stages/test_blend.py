@@ -57,16 +57,19 @@ def blend(picture: Picture, *faces: Face, colour: Colour | None = None, **config
 
 
 def reach(face: Face, picture: Picture) -> Array:
-    """(height, width) bool: the px whose place in the mask is within two mask px, and two px, of where it is not 0."""
+    """(height, width) bool: the px that lie within two px, and two px of the mask, of where the mask is not 0."""
     assert face.mask is not None
     assert face.frame_to_crop is not None
     to_mask = rescale_crop(face.frame_to_crop, 96, face.mask.shape[0])
-    grown = cv2.dilate((face.mask > 0).astype(np.uint8), np.ones((5, 5), np.uint8))
+    far = int(np.ceil(2 + 2 * np.hypot(*to_mask[:, 0])))
+    padded = cv2.copyMakeBorder((face.mask > 0).astype(np.uint8), far, far, far, far, cv2.BORDER_CONSTANT)
+    grown = cv2.dilate(padded, np.ones((2 * far + 1,) * 2, np.uint8))
     y, x = np.mgrid[0 : picture.height, 0 : picture.width]
-    place = np.rint(apply(to_mask, np.stack([x, y], axis=-1))).astype(int)
+    place = np.rint(apply(to_mask, np.stack([x, y], axis=-1))).astype(int) + far
     inside = ((place >= 0) & (place < grown.shape[0])).all(axis=-1)
     column, row = np.clip(place, 0, grown.shape[0] - 1).transpose(2, 0, 1)
-    return cv2.dilate((inside & (grown[row, column] > 0)).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    where: Array = inside & (grown[row, column] > 0)
+    return where
 
 
 def subsampled(where: Array, log2_w: int, log2_h: int) -> Array:
@@ -113,6 +116,63 @@ def test_a_face_anywhere_touches_only_what_is_under_its_mask(name, width, height
     face = made_face(square_matrix((x, y), side, roll, 96))
     after = blend(picture, face, colour=Colour(chroma_location=location))
     assert_same_outside(picture, after, reach(face, picture))
+
+
+@given(
+    name=st.sampled_from(["yuv420p", "yuv422p", "yuv411p", "yuv410p", "nv12"]),
+    width=st.integers(3, 50),
+    height=st.integers(3, 50),
+    x=st.floats(-5, 55),
+    y=st.floats(-5, 55),
+    side=st.floats(4, 60),
+)
+@settings(max_examples=150, deadline=None)
+def test_chroma_changes_only_where_luma_does(name, width, height, x, y, side):
+    """Black luma under a white face changes wherever alpha is not 0, so it shows exactly where that is."""
+    format = PIXEL_FORMATS[name]
+    planes = tuple(np.zeros(shape, np.uint8) for shape in format.shapes(width, height))
+    picture = Picture(format, width, height, planes)
+    after = blend(picture, made_face(square_matrix((x, y), side, 0.5, 96), (255, 255, 255)), colour=Colour(range=2))
+    where = after.planes[0] > 0
+    assert_same_outside(picture, after, where)
+
+
+@given(x=st.floats(-20, 120), y=st.floats(-20, 90), side=st.floats(4, 150), roll=st.floats(-3.1, 3.1))
+def test_a_footprint_holds_all_that_the_mask_reaches(x, y, side, roll):
+    mask = np.zeros((64, 64), np.float32)
+    mask[20:30, 5:58] = 1.0
+    picture = noise(PIXEL_FORMATS["yuv420p"], 101, 71)
+    face = made_face(square_matrix((x, y), side, roll, 96), mask=mask)
+    reached = soft_in_picture(face, picture) > 0
+    box = footprint(picture, mask, rescale_crop(face.frame_to_crop, 96, 64))
+    if box is not None:
+        reached[box[1] : box[3], box[0] : box[2]] = False
+    assert not reached.any()
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuv422p10le", "rgb24"])
+def test_a_mask_that_never_fades_leaves_no_dark_rim(name):
+    """A face in the picture's own flat colour, pasted as a whole square, changes nothing."""
+    format, colour, rgb = PIXEL_FORMATS[name], Colour(matrix=1, range=1), (220, 160, 140)
+    code = coding(format, colour, 120, 90)
+    values = dict(zip(code.components, np.rint(code.from_rgb @ (*rgb, 1.0)).astype(int), strict=True))
+    planes = []
+    for layout, shape in zip(format.planes, format.shapes(120, 90), strict=True):
+        samples = [values[component] for component in layout.components]
+        planes.append(np.full(shape, samples if len(samples) > 1 else samples[0], format.dtype))
+    picture = Picture(format, 120, 90, tuple(planes))
+    face = made_face(square_matrix((60, 45), 50, 0.4, 96), rgb, np.ones((64, 64), np.float32))
+    after = blend(picture, face, colour=colour)
+    for then, now in zip(picture.planes, after.planes, strict=True):
+        assert np.abs(then.astype(int) - now).max() <= 1
+
+
+def test_deep_samples_stay_within_their_bits():
+    """Enlarging sharp detail overshoots; the result may not leave the format's range."""
+    board = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8), int)).astype(np.uint8) * 255
+    face = made_face(square_matrix((60, 45), 200, 0.0, 96), np.dstack([board] * 3))
+    after = blend(noise(PIXEL_FORMATS["gbrp10le"], 120, 90), face)
+    assert max(int(plane.max()) for plane in after.planes) == 1023
 
 
 @pytest.mark.parametrize("name", ALL)
