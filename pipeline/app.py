@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 from models import description
@@ -19,13 +20,15 @@ from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
 from pipeline.watch import WatchConfig
-from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, swap
+from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, pipes, receive, send, swap
 
 #: Keys that the program fills in itself: they follow from the model.
 FIXED = ("swap.model", "align.size", "align.coverage", "extract.folder")
 
 #: The file that is read where no other is named.
 DEFAULT_FILE = "config.yaml"
+
+_RATE = Fraction(25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,19 @@ def inspection(settings: Settings, size: int, coverage: float) -> list[Stage]:
 def job(number: int, source: str, target: str = "") -> Job:
     """A job with absolute paths; without a target nothing is published."""
     return Job(number, str(Path(source).absolute()), target and str(Path(target).absolute()))
+
+
+def receiver(
+    descriptor: int, form: str, width: int = 0, height: int = 0, pixel_format: str = "yuv420p", rate: Fraction = _RATE
+) -> StageSpec:
+    """The source of frames that come through a pipe; the last four are raw video's. Raises ConfigError."""
+    config = receive.Config(pipes.Descriptor(descriptor), form, width, height, pixel_format, rate)
+    return StageSpec("receive", "stages.receive:Receive", config)
+
+
+def sender(descriptor: int, form: str) -> StageSpec:
+    """The sink of frames that leave through a pipe. Raises ConfigError."""
+    return StageSpec("send", "stages.send:Send", send.Config(pipes.Descriptor(descriptor), form))
 
 
 def engine(settings: Settings, specs: Sequence[StageSpec]) -> Engine:

@@ -33,7 +33,7 @@ class Voided(Exception):  # noqa: N818  (an event: the clip has failed elsewhere
 
 def failure_of(stage: str, frame: int | None, error: BaseException) -> Failure:
     """What a person is told of an exception, and for the log its traceback where it was not foreseen."""
-    if isinstance(error, UnderstudyError):
+    if isinstance(error, UnderstudyError | BrokenPipeError):  # the latter: the reader of a pipe has gone
         return Failure(stage, frame, str(error), type(error).__name__)
     detail = "".join(traceback.format_exception(error))
     return Failure(stage, frame, f"{type(error).__name__}: {error}", type(error).__name__, detail)

@@ -12,6 +12,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+_TRACEBACK = "Traceback (most recent call last):"
+
 
 def printable(text: str) -> str:
     """`text` on one line and safe to print: control characters and bytes that are no UTF-8 become escapes."""
@@ -26,7 +28,10 @@ class PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
         when = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S")
-        line = f"{when} {record.levelname.lower()} {printable(record.getMessage())}"
+        message = record.getMessage()
+        # A traceback from a stage's process comes as text, and keeps its lines.
+        parts = message.splitlines() if message.startswith(_TRACEBACK) else [message]
+        line = f"{when} {record.levelname.lower()} " + "\n".join(map(printable, parts))
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

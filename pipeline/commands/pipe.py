@@ -1,0 +1,118 @@
+"""Frames in on standard input, frames with swapped faces out on standard output, and nothing but frames there.
+
+YUV4MPEG2, Matroska and NUT say themselves what they are; raw video needs --from raw and its --size, --pixel-format and
+--rate. Each frame goes out as soon as it is done, so this works in the middle of a live pipeline. When the reader goes
+away the exit code is 141, as with any filter."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.specs import Outcome
+
+SUMMARY = "swap faces in frames that come and go through pipes"
+
+EXAMPLES = """\
+  ffmpeg -i in.mp4 -f yuv4mpegpipe - | understudy pipe --model model | ffmpeg -i - out.mp4
+  ffmpeg -i in.mp4 -f rawvideo -pix_fmt yuv420p - \\
+    | understudy pipe --model model --from raw --size 1280x720 --rate 30 | ffplay -f rawvideo -video_size 1280x720 -
+  ffmpeg -i in.mkv -c copy -f matroska - | understudy pipe --model model --to-format nut | ffplay -
+"""
+
+_FORMATS = {"y4m": "y4m", "raw": "raw", "rawvideo": "raw", "matroska": "matroska", "nut": "nut"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.add_argument("--model", metavar="FOLDER", help="the model, as `understudy train -o` made it")
+    parser.add_argument("--to", metavar="NAME", help="whose face to put there, by its name in the model (b)")
+    parser.add_argument("--from", dest="source", choices=("auto", *_FORMATS), default="auto", help="what comes in")
+    parser.add_argument("--to-format", choices=tuple(_FORMATS), help="what goes out (y4m; raw where raw comes in)")
+    parser.add_argument("--size", metavar="WxH", help="of raw video, e.g. 1280x720")
+    parser.add_argument("--pixel-format", metavar="NAME", default="yuv420p", help="of raw video, FFmpeg's name")
+    parser.add_argument("--rate", metavar="N", default="25", help="of raw video, e.g. 25 or 30000/1001")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs until the input ends or the reader goes."""
+    from pipeline import app, outcomes
+    from pipeline.errors import ConfigError
+    from pipeline.progress import stage_table
+    from pipeline.types import Job
+
+    settings = app.load_settings(args.config, args.set, args.model, args.to)
+    app.describe_model(settings)
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if stream.isatty():
+            raise ConfigError(f"standard {name} is a terminal; frames come and go through pipes, see --help")
+    width, height = _size(args.size)
+    with _only_frames() as (frames_in, frames_out):
+        source = app.receiver(
+            frames_in, _FORMATS.get(args.source, "auto"), width, height, args.pixel_format, _rate(args.rate)
+        )
+        sink = app.sender(frames_out, _FORMATS[args.to_format or ("raw" if args.source.startswith("raw") else "y4m")])
+        with app.engine(settings, app.stage_specs(settings, source, sink)) as engine:
+            begun = time.monotonic()
+            (outcome,) = engine.run([Job(1, "standard input", "")])
+            if args.verbose:
+                print(stage_table(engine.stats(), time.monotonic() - begun), file=sys.stderr)
+    return _end(outcome, args.quiet) if not outcome.ok else outcomes.exit_code([outcome])
+
+
+def _end(outcome: Outcome, quiet: bool) -> int:
+    """The exit code of a stream that failed, and one line about it; a reader that left is no failure."""
+    from pipeline import logs, outcomes
+
+    assert outcome.failure is not None
+    if outcome.failure.error == BrokenPipeError.__name__:
+        if not quiet:
+            print(f"understudy: the reader has gone after {outcome.frames} frames", file=sys.stderr)
+        return 128 + signal.SIGPIPE
+    print(f"understudy: error: {logs.printable(outcomes.sentence(outcome))}", file=sys.stderr)
+    return outcomes.exit_code([outcome])
+
+
+@contextmanager
+def _only_frames() -> Iterator[tuple[int, int]]:
+    """Descriptors of standard input and output for frames alone: whatever else prints, prints on standard error."""
+    sys.stdout.flush()
+    taken = [os.dup(0), os.dup(1)]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    try:
+        yield taken[0], taken[1]
+    finally:
+        for place, descriptor in enumerate(taken):
+            os.dup2(descriptor, place)
+            os.close(descriptor)
+
+
+def _size(text: str | None) -> tuple[int, int]:
+    from pipeline.errors import ConfigError
+
+    if text is None:
+        return 0, 0
+    width, x, height = text.partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise ConfigError(f"--size must be WxH such as 1280x720, not {text!r}")
+    return int(width), int(height)
+
+
+def _rate(text: str) -> Fraction:
+    from pipeline.errors import ConfigError
+
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"--rate must be a number such as 25 or 30000/1001, not {text!r}") from error
