@@ -90,13 +90,15 @@ def umeyama(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = No
     w = np.ones(len(a)) if weights is None else np.asarray(weights, np.float64)
     w = w / w.sum()
     centre_a, centre_b = w @ a, w @ b
+    # What rounding leaves of points that are one and the same.
+    nothing_a, nothing_b = (1e-12 * float(np.abs(points).max()) for points in (a, b))
     a, b = a - centre_a, b - centre_b
     spread = float(w @ (a * a).sum(1))
-    if not spread > 0:
+    if not spread > nothing_a**2:
         raise ValueError("the source points are one point; no similarity is determined")
     cosine = float(w @ (a * b).sum(1)) / spread
     sine = float(w @ (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])) / spread
-    if not math.hypot(cosine, sine) > 0:
+    if not math.hypot(cosine, sine) * math.sqrt(spread) > nothing_b:
         raise ValueError("the target points are one point or an exact mirror image; no similarity is determined")
     linear = np.array([[cosine, -sine], [sine, cosine]])
     return np.column_stack([linear, centre_b - linear @ centre_a])

@@ -133,8 +133,8 @@ class CutFinder:
 def _thumbnail(picture: Picture) -> Array:
     """(rows, columns) float32 0..1, sampled without filtering: cheap at any size."""
     plane = picture.planes[0]
-    rows = np.linspace(0, plane.shape[0] - 1, min(_ROWS, plane.shape[0])).astype(np.intp)
-    columns = np.linspace(0, plane.shape[1] - 1, min(_COLUMNS, plane.shape[1])).astype(np.intp)
+    rows = np.linspace(0, plane.shape[0] - 1, _ROWS).astype(np.intp)
+    columns = np.linspace(0, plane.shape[1] - 1, _COLUMNS).astype(np.intp)
     samples = plane[np.ix_(rows, columns)].astype(np.float32)
     if samples.ndim == 3:
         samples = samples.mean(2)
