@@ -7,6 +7,8 @@ import numpy as np
 
 from pipeline.types import Array
 
+#: The hull is drawn this much larger, then averaged down: OpenCV's own antialiased polygons come out 2/3 px too wide.
+_FINER = 4
 #: Sub-pixel bits of the polygon's corners.
 _SHIFT = 4
 
@@ -23,8 +25,7 @@ def draw(landmarks: Array, size: int) -> Array:
     """
     # OpenCV's fixed-point drawing overflows far outside the crop; corners that far away are the same to the eye.
     near = np.clip(landmarks, -8.0 * size, 9.0 * size)
-    corners = cv2.convexHull(np.asarray(near, np.float32))
-    fixed = np.round(corners * (1 << _SHIFT)).astype(np.int32)
-    drawn = np.zeros((size, size), np.uint8)
-    cv2.fillConvexPoly(drawn, fixed, (255,), cv2.LINE_AA, _SHIFT)
-    return drawn.astype(np.float32) / np.float32(255)
+    corners = cv2.convexHull(np.asarray(near, np.float32)) * _FINER + (_FINER - 1) / 2
+    drawn = np.zeros((size * _FINER, size * _FINER), np.uint8)
+    cv2.fillConvexPoly(drawn, np.round(corners * (1 << _SHIFT)).astype(np.int32), (255,), cv2.LINE_8, _SHIFT)
+    return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)

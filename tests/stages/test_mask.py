@@ -79,7 +79,7 @@ def test_a_mask_lies_over_the_landmarks_at_its_own_resolution(x, y, side):
 def test_the_extended_mask_rises_over_the_forehead_and_nowhere_else():
     landmarks = oval((64, 70), 70, 90)
     low, high = hull.draw(landmarks, 128), extended.draw(landmarks, 128)
-    assert (high >= low - 1e-6).all()
+    assert (high >= low - 0.1).all()  # the drawing of an edge differs by a fraction of a px
     added = np.nonzero((high - low).max(axis=1) > 0.5)[0]
     assert added.min() == pytest.approx(70 - 45 - 9, abs=1.5)
     assert added.max() < 70 - 90 / 4 + 2
