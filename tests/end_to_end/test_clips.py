@@ -170,7 +170,8 @@ def test_sound_subtitles_chapters_and_names_travel(container: str, ordinary: Con
         assert [c["metadata"] for c in out.chapters()] == [{"title": "one"}]
         assert out.metadata["title"] == "A title"
         assert out.streams.video[0].codec_context.sample_aspect_ratio == Fraction(4, 3)
-        assert out.streams.audio[0].duration == was.streams.audio[0].duration
+        lengths = [sum(p.duration or 0 for p in c.demux(c.streams.audio[0])) for c in (out, was)]
+        assert lengths[0] == lengths[1] > 0
 
 
 @pytest.mark.parametrize("name", ["sign_again.mkv", "stage_cuts_audio.mp4", "head_pose_both.gif"])
