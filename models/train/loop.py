@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,7 @@ def train(
     while not (ended := clock.ended(session.iteration) or ("stopped" if stop() else "")):
         session.set_learning_rate(clock.share(session.iteration))
         batches = {p: augment.draw(faces[p], config.batch, sizes, switches, session.generator) for p in people}
-        with torch.autocast(session.device.type, torch.bfloat16, enabled=session.dtype == torch.bfloat16):
-            latents = session.model.encode(torch.cat([batches[p].input for p in people])).split(config.batch)
-            pictures = {p: session.model.decode(latent, p) for p, latent in zip(people, latents, strict=True)}
-        session.errors = {
-            p: losses.reconstruction(pictures[p], batches[p].target, batches[p].weight, config.dssim) for p in people
-        }
+        session.errors = errors(session.model, batches, config.dssim, session.dtype)
         session.optimiser.zero_grad()
         torch.stack(list(session.errors.values())).sum().backward()
         session.optimiser.step()
@@ -118,6 +113,18 @@ def train(
     rate = 2 * config.batch * steps / max(clock.seconds, 1e-9)
     notes = tuple(note for person in people for note in _notes(person, faces[person]))
     return TrainingResult(session.saved, steps, clock.seconds, rate, ended, sheet, notes)
+
+
+def errors(model: Any, batches: Mapping[str, augment.Batch], dssim: float, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Each person's loss, all faces going through the shared encoder at once; activations are of `dtype`."""
+    inputs = [batch.input for batch in batches.values()]
+    with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        latents = model.encode(torch.cat(inputs)).split([len(part) for part in inputs])
+        pictures = [model.decode(latent, person) for person, latent in zip(batches, latents, strict=True)]
+    return {
+        person: losses.reconstruction(picture, batch.target, batch.weight, dssim)
+        for picture, (person, batch) in zip(pictures, batches.items(), strict=True)
+    }
 
 
 def _notes(person: str, faces: data.Faces) -> list[str]:
