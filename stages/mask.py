@@ -14,6 +14,9 @@ from pipeline.types import Allocate, Array, Clip, Face, Frame, Frames, Report
 from stages import masks, registry
 from stages.geometry import apply, rescale_crop
 
+#: Radius of the crop's rounded corners, as a share of its side.
+_CORNER = 0.4
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -75,8 +78,8 @@ class Mask:
 def soft_edged(shape: Array, erode: float, feather: float) -> Array:
     """A shape with its edge drawn in and softened.
 
-    The crop's border counts as the shape's edge too, so that the mask always ends in 0 there: a face that fills or
-    leaves its crop is never pasted with a hard square edge.
+    The crop, with its corners rounded, bounds the shape too, so that the mask always ends in 0 at its border: a face
+    that fills or leaves its crop is never pasted with a square edge.
 
     Args:
         shape: (M, M) float32 0..1.
@@ -87,12 +90,23 @@ def soft_edged(shape: Array, erode: float, feather: float) -> Array:
         (M, M) float32 0..1, nowhere above `shape`, 0 along the border.
     """
     size = shape.shape[0]
-    inside = (shape >= 0.5).astype(np.uint8)
-    inside[[0, -1], :] = 0
-    inside[:, [0, -1]] = 0
+    inside = (shape >= 0.5).astype(np.uint8) & _rounded_square(size)
     # Distance of each px to the nearest one outside; the edge itself lies half a px nearer.
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - np.float32(0.5 + erode * size)
     rise = np.clip(depth / np.float32(max(feather * size, 1e-3)), 0.0, 1.0)
     smooth = rise * rise * (np.float32(3.0) - np.float32(2.0) * rise)
     softened: Array = np.minimum(shape, smooth)
     return softened
+
+
+def _rounded_square(size: int) -> Array:
+    """(size, size) uint8: 1 inside the crop but for its outermost px and its rounded corners."""
+    radius = round(_CORNER * size)
+    square = np.zeros((size, size), np.uint8)
+    low, high = 1 + radius, size - 2 - radius
+    cv2.rectangle(square, (low, 1), (high, size - 2), (1,), cv2.FILLED)
+    cv2.rectangle(square, (1, low), (size - 2, high), (1,), cv2.FILLED)
+    for x in (low, high):
+        for y in (low, high):
+            cv2.circle(square, (x, y), radius, (1,), cv2.FILLED)
+    return square
