@@ -101,8 +101,8 @@ def test_a_face_that_fills_its_crop_has_a_soft_border_all_the_same():
     assert not mask[:, [0, -1]].any()
     assert max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1)) < 0.1
     assert mask[50, 50] == 1.0
-    assert mask[14, 14] == 0.0  # and no corner to be seen
-    assert mask[14, 50] > 0.5
+    assert mask[10, 10] == 0.0  # and no corner to be seen
+    assert mask[10, 50] > 0.3
 
 
 def test_a_face_without_a_crop_passes_by():
