@@ -149,10 +149,10 @@ class Steady:
         """The steadied upright_to_crop (2, 3) of the track's face in frame `index`; a similarity, as it was."""
         corners = np.array([[0.0, 0.0], [size - 1.0, size - 1.0]])
         now = apply(invert(upright_to_crop), corners)
+        self._last = {number: seen for number, seen in self._last.items() if seen[0] >= index - 1}
         _, last = self._last.get(track, (index, now))
         side = math.dist(now[0], now[1]) / math.sqrt(2)
         step = max(math.dist(now[0], last[0]), math.dist(now[1], last[1])) / side
         now = last + (now - last) * (1 - self._smoothing * math.exp(-((step / _TREMOR) ** 2)))
-        self._last = {number: seen for number, seen in self._last.items() if seen[0] >= index - 1}
         self._last[track] = (index, now)
         return umeyama(now, corners)
