@@ -159,17 +159,21 @@ def sender(descriptor: int, form: str) -> StageSpec:
 
 
 def engine(settings: Settings, specs: Sequence[StageSpec]) -> Engine:
-    """An engine for these stages, not started yet. The process table follows the chain where its ends are others.
+    """An engine for these stages, not started yet.
 
     Raises:
         ConfigError: the process table or the ring does not fit the stages.
     """
+    return Engine(specs, replace(settings.engine, processes=process_table(settings, specs)))
+
+
+def process_table(settings: Settings, specs: Sequence[StageSpec]) -> tuple[ProcessSpec, ...]:
+    """The settings' table of processes, with the chain's own source and sink where it says decode and encode."""
     names = {"decode": specs[0].name, "encode": specs[-1].name}
-    table = tuple(
+    return tuple(
         ProcessSpec(tuple(names.get(name, name) for name in process.stages), process.workers)
         for process in settings.engine.processes
     )
-    return Engine(specs, replace(settings.engine, processes=table))
 
 
 def result_suffix(settings: Settings, source: str) -> str:

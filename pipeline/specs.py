@@ -65,6 +65,14 @@ class EngineConfig:
     deadline_s: float = 120.0
     start_s: float = 120.0
 
+    def __post_init__(self) -> None:
+        for name in ("ring_mb", "scratch_kb", "max_frames"):
+            if not 1 <= getattr(self, name) <= 1 << 20:
+                raise ConfigError(f"engine.{name} must be from 1 to {1 << 20}, not {getattr(self, name)}")
+        for name in ("deadline_s", "start_s"):
+            if not 0 < getattr(self, name) <= 86_400:
+                raise ConfigError(f"engine.{name} must be above 0 and at most 86400, not {getattr(self, name):g}")
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
