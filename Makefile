@@ -19,7 +19,7 @@ setup: $(VENV)/.ready
 
 # Every package is pinned in the two lock files and installed without its own idea of dependencies: mediapipe
 # would bring a second OpenCV that needs libGL and owns the same `cv2` folder as the headless one.
-$(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
+$(VENV)/.ready: requirements.lock requirements-dev.lock
 	@python=; for p in python3.12 python3.11 python3 python; do \
 	  if $$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then python=$$p; break; fi; done; \
 	if [ -z "$$python" ]; then echo "Understudy needs Python 3.11 or 3.12 on the PATH, with its venv module."; exit 1; fi; \
