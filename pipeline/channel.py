@@ -8,7 +8,10 @@ Abort) go down every pipe. An end of file is the sender's death.
 
 from __future__ import annotations
 
+import os
 import select
+import struct
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -35,6 +38,57 @@ class SenderGone(Exception):  # noqa: N818  (an event, not an error of ours)
 
 class ReceiverGone(Exception):  # noqa: N818
     """The process that frames go to has died or closed its end."""
+
+
+#: What `Connection` puts before each message: its length.
+_LENGTH = struct.Struct("!i")
+_READ_NBYTES = 1 << 16  # all that a pipe holds
+
+
+class Messages:
+    """Messages out of a pipe that `Connection.send_bytes` writes to, as many as one read gives.
+
+    `Connection` reads each message in two system calls; here one call brings in all that wait. From then on nobody else
+    may read from the pipe.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe  # keeps the descriptor open
+        self._fd = pipe.fileno()
+        self._rest = b""
+        self._whole: deque[bytes] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `next` has one at once."""
+        return bool(self._whole)
+
+    def next(self) -> bytes:
+        """The next message, waiting for it. Raises EOFError, OSError."""
+        while not self._whole:
+            self._read()
+        return self._whole.popleft()
+
+    def arrived(self) -> list[bytes]:
+        """Reads once, waiting for something to read, and gives all whole messages. Raises EOFError, OSError."""
+        self._read()
+        whole = list(self._whole)
+        self._whole.clear()
+        return whole
+
+    def _read(self) -> None:
+        data = os.read(self._fd, _READ_NBYTES)
+        if not data:
+            raise EOFError
+        data = self._rest + data
+        at = 0
+        while at + _LENGTH.size <= len(data):
+            end = at + _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+            if end > len(data):
+                break
+            self._whole.append(data[at + _LENGTH.size : end])
+            at = end
+        self._rest = data[at:]
 
 
 class Outlet:
@@ -69,12 +123,12 @@ class Inlet:
     """One worker's receiving end: worker `place` of `places`, with a pipe from each worker of the group before."""
 
     def __init__(self, pipes: Sequence[Connection], place: int = 0, places: int = 1) -> None:
-        self._pipes = tuple(pipes)
+        self._pipes = tuple(Messages(pipe) for pipe in pipes)
         self._place = place
         self._places = places
         self._next = place  # index of the frame that must come next
         self._polls = []
-        for pipe in self._pipes:
+        for pipe in pipes:
             self._polls.append(select.poll())
             self._polls[-1].register(pipe.fileno(), select.POLLIN | select.POLLHUP)
 
@@ -84,7 +138,7 @@ class Inlet:
         first: Begin | None = None
         for pipe in self._pipes:
             try:
-                message = unpack(pipe.recv_bytes())
+                message = unpack(pipe.next())
             except (EOFError, OSError) as error:
                 if first is None and pipe is self._pipes[0]:
                     return None
@@ -98,7 +152,7 @@ class Inlet:
         """The clip's next frame for this worker, or how the clip ends. Raises SenderGone."""
         pipe = self._pipes[self._next % len(self._pipes)]
         try:
-            data = pipe.recv_bytes()
+            data = pipe.next()
             if data[0] == FRAME_KIND:
                 record = unpack_frame(data)
                 if record.index != self._next:
@@ -106,14 +160,15 @@ class Inlet:
                 self._next += self._places
                 return record
             ends = [unpack(data)]
-            ends += [unpack(other.recv_bytes()) for other in self._pipes if other is not pipe]
+            ends += [unpack(other.next()) for other in self._pipes if other is not pipe]
         except (EOFError, OSError) as error:
             raise SenderGone from error
         return self._merge(ends)
 
     def poll(self, timeout_s: float) -> bool:
         """Whether `receive` has something at once, waiting up to `timeout_s` for it."""
-        return bool(self._polls[self._next % len(self._polls)].poll(timeout_s * 1e3))
+        at = self._next % len(self._pipes)
+        return self._pipes[at].waiting or bool(self._polls[at].poll(timeout_s * 1e3))
 
     def _merge(self, ends: list[Control]) -> End | Abort:
         reports: dict[str, Report] = {}

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol, cast
 
 from pipeline.board import Board, Doing, Meter, Row
-from pipeline.channel import Inlet, Outlet, ReceiverGone
+from pipeline.channel import Inlet, Messages, Outlet, ReceiverGone
 from pipeline.errors import InputError, PublishError, UnderstudyError
 from pipeline.messages import VOID, Abort, Begin, Cancel, End, Ended, FrameRecord, Opened, pack, unpack
 from pipeline.pool import Ring, Slots
@@ -190,7 +190,8 @@ class FromJobs:
         self._source = source
         self._name = name
         self._jobs = jobs
-        self._credits = credits_
+        self._orders = Messages(jobs)
+        self._returns = Messages(credits_)
         self._events = events
         self.ring = ring
         self.meter = meter
@@ -242,22 +243,23 @@ class FromJobs:
     def hear(self, wait: bool = False) -> None:
         """Takes in credits, jobs and cancellations; with `wait`, blocks until there is one. Raises ReceiverGone."""
         for fd, _ in self._poll.poll(None if wait else 0):
-            pipe = self._jobs if fd == self._jobs.fileno() else self._credits
+            is_job = fd == self._jobs.fileno()
             try:
-                data = pipe.recv_bytes()
+                arrived = (self._orders if is_job else self._returns).arrived()
             except (EOFError, OSError) as error:
-                if pipe is self._credits:
+                if not is_job:
                     raise ReceiverGone from error
                 self._closed = True
                 self._queue.clear()
                 self._poll.unregister(fd)
                 continue
-            if len(data) == _CREDIT.size:
-                self.ring.release(_CREDIT.unpack(data)[0])
-            elif pipe is self._credits:
-                self._unwanted = cast(Cancel, unpack(data)).clip_id
-            else:
-                self._obey(unpack(data))
+            for data in arrived:
+                if is_job:
+                    self._obey(unpack(data))
+                elif len(data) == _CREDIT.size:
+                    self.ring.release(_CREDIT.unpack(data)[0])
+                else:
+                    self._unwanted = cast(Cancel, unpack(data)).clip_id
 
     def _obey(self, message: object) -> None:
         if isinstance(message, Job):

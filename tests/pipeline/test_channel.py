@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import struct
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.channel import Inlet, Outlet, ReceiverGone, SenderGone, add_reports
+from pipeline.channel import Inlet, Messages, Outlet, ReceiverGone, SenderGone, add_reports
 from pipeline.errors import UnderstudyError
 from pipeline.messages import Abort, End, FrameRecord
 from pipeline.specs import Failure
@@ -53,6 +55,37 @@ def test_each_frame_once_and_in_order(senders: int, receivers: int, count: int, 
         assert message.reports.get("s", {}).get("n", 0) == senders - abort
         got += mine
     assert sorted(got) == list(range(count))
+    mesh.close()
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(1, 900))
+def test_messages_come_whole_however_the_bytes_fall_into_reads(sent: list[bytes], step: int) -> None:
+    receiving, sending = Pipe(duplex=False)
+    messages = Messages(receiving)
+    stream = b"".join(struct.pack("!i", len(message)) + message for message in sent)
+    got: list[bytes] = []
+    for at in range(0, len(stream), step):
+        os.write(sending.fileno(), stream[at : at + step])
+        got += messages.arrived()
+    assert got == sent
+    for message in sent:  # what `Connection` writes is the same
+        sending.send_bytes(message)
+    assert [messages.next() for _ in sent] == sent
+    assert not messages.waiting
+    sending.close()
+    with pytest.raises(EOFError):
+        messages.next()
+    receiving.close()
+
+
+def test_what_came_along_with_a_frame_is_ready_without_another_read() -> None:
+    mesh = Mesh(1, 1)
+    for index in range(3):
+        mesh.outlets[0].send_frame(record(index))
+    for index in range(3):
+        assert mesh.inlets[0].poll(0)
+        assert mesh.inlets[0].receive() == record(index)
+    assert not mesh.inlets[0].poll(0)
     mesh.close()
 
 
