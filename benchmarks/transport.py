@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.bars import Result
 from benchmarks.rounds import Machine, Sample, disturbance, interleaved, middle, middle_fact
-from pipeline.channel import Inlet, Outlet
+from pipeline.channel import Inlet, Messages, Outlet
 from pipeline.messages import Begin, End, FaceRecord, FrameRecord, Placed
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.pool import Ring, SharedBlock, Slots
@@ -72,7 +72,7 @@ def _timed(work: Callable[[], None]) -> tuple[float, float]:
 class _Sender:
     def __init__(self, ends: _Ends, frames: Connection, credits_: Connection) -> None:
         self._outlet = Outlet([frames])
-        self._credits = credits_
+        self._credits = Messages(credits_)
         self._queue = ends.queue
         self._slots = Slots(ends.block, _CLIP, ends.scratch_nbytes)
         self._ring = Ring(ends.block.nbytes, _FRAMES_IN_FLIGHT)
@@ -94,15 +94,16 @@ class _Sender:
         self._outlet.send(Begin(_CLIP))
         for index in range(count):
             while (piece := self._ring.reserve(self._slots.piece_nbytes)) is None:
-                self._take_credit()
+                self._take_credits()
             frame = Frame(1, index, index, self._pictures[index % _SOURCES])
             self._outlet.send_frame(self._slots.describe(self._slots.adopt(frame, piece)))
         self._outlet.send(End(1, count))
         while self._ring.pieces_out:
-            self._take_credit()
+            self._take_credits()
 
-    def _take_credit(self) -> None:
-        self._ring.release(int.from_bytes(self._credits.recv_bytes(), "little"))
+    def _take_credits(self) -> None:
+        for credit in self._credits.arrived():
+            self._ring.release(int.from_bytes(credit, "little"))
 
     def memcpy(self, count: int) -> None:
         for index in range(count):
@@ -113,7 +114,7 @@ class _Sender:
     def queue(self, count: int) -> None:
         for index in range(count):
             self._queue.put(self._arrays[index % _SOURCES])
-        self._credits.recv_bytes()
+        self._credits.next()
 
 
 class _Receiver:
