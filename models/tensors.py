@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError, RequirementError
+
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,11 +29,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if (kind, bool(number)) not in (("cpu", False), ("cuda", False), ("cuda", True)) or (
-        number and not number.isdecimal()
-    ):
+    if not _DEVICE.fullmatch(name):
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    kind, _, number = name.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         raise RequirementError(f"device is {name}, but torch finds no CUDA device here; use device auto or cpu")
     if number and int(number) >= torch.cuda.device_count():
@@ -68,9 +69,9 @@ def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool({"amx_bf16", "avx512_bf16"} & set(text.split()))
 
 
-def thread_count(threads: int) -> int:
-    """`threads`, or for 0 all cores this process may use but one, which stays free for the other stages."""
-    return threads or max(1, len(os.sched_getaffinity(0)) - 1)
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def crops_to_tensor(crops: Sequence[NDArray[np.uint8]], pad_to: int = 0) -> Tensor:

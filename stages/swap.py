@@ -63,7 +63,7 @@ class Network:
 
         from models import checkpoint, tensors
 
-        torch.set_num_threads(tensors.thread_count(config.threads))
+        torch.set_num_threads(config.threads or max(1, tensors.cores() - 1))  # one stays free for the other stages
         self.device = tensors.choose_device(config.device)
         self.dtype = tensors.choose_precision(config.precision, self.device)
         self.precision = tensors.precision_name(self.dtype)

@@ -202,7 +202,7 @@ class _Session:
 
     @classmethod
     def begin(cls, config: Config, folder: Path) -> _Session:
-        torch.set_num_threads(config.threads or tensors.thread_count(0) + 1)
+        torch.set_num_threads(config.threads or tensors.cores())
         device = tensors.choose_device(config.device)
         dtype = tensors.choose_precision(config.precision, device)
         resumes = (folder / FILE).exists()
