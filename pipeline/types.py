@@ -56,7 +56,8 @@ class Clip:
     `width` and `height` are as stored, before rotation. `time_base` is in seconds; every pts counts in it.
     `display_matrix` holds the nine integers of the container's 3x3 matrix (16.16 fixed point, the last column
     2.30), row by row, or None. `partial` is the temporary path that encode writes; the engine renames it to
-    `target`. `frames` is an estimate for the progress bar, None where the container does not tell.
+    `target`. `frames` is an estimate for the progress bar, None where the container does not tell. `field_order` is
+    FFmpeg's number for interlacing: 0 unknown, 1 progressive, 2 top field first, 3 bottom first, 4 and 5 mixed.
     """
 
     id: int
@@ -74,6 +75,7 @@ class Clip:
     frames: int | None = None
     duration_s: float | None = None
     video_stream: int = 0
+    field_order: int = 0
 
     @property
     def picture_nbytes(self) -> int:

@@ -27,6 +27,7 @@ class Codec:
         preset_option: what its speed setting is called, empty where it has none; `preset` our value.
         quality_option: what its constant quality is called, empty where it has none; `quality` our value.
         fixed: options that always go with it.
+        formats: pixel formats to offer where the encoder itself lists none.
         tags: four-letter code by muxer, where FFmpeg's own choice plays in fewer places.
         even: pictures with halved chroma must have even sides.
         rgb: it may code RGB as it is; a result that players cannot show helps nobody, so the others get 4:2:0.
@@ -41,6 +42,7 @@ class Codec:
     quality_option: str = ""
     quality: float = 0.0
     fixed: Mapping[str, str] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     even: bool = False
     rgb: bool = False
@@ -59,6 +61,8 @@ class Codec:
 
     def pixel_formats(self) -> list[str]:
         """What the encoder takes, the plain names of FFmpeg only (yuv420p, not yuvj420p)."""
+        if self.formats:
+            return list(self.formats)
         offered = [one.name for one in av.codec.Codec(self.encoder, "w").video_formats or []]
         return [name for name in offered if not name.startswith("yuvj")]
 

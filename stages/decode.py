@@ -123,7 +123,9 @@ class Decode:
             raise InputError(f"{job.source} is {seconds:.0f} s long, more than decode.max_duration_s = {limit:.0f}")
         clip = describe(job, first, stream)
         count = stream.frames or (round(seconds * clip.rate) if seconds and clip.rate else None)
-        return replace(clip, partial=partial_path(job.target, job.id) if job.target else "", frames=count, duration_s=seconds)
+        return replace(
+            clip, partial=partial_path(job.target, job.id) if job.target else "", frames=count, duration_s=seconds
+        )
 
 
 def video_stream(container: av.container.InputContainer, source: str) -> av.VideoStream:
@@ -165,10 +167,11 @@ def describe(job: Job, first: av.VideoFrame, stream: av.VideoStream) -> Clip:
         pixel_format=pixel_format,
         time_base=stream.time_base or Fraction(1, 90000),
         rate=_rate(stream),
-        sample_aspect_ratio=stream.codec_context.sample_aspect_ratio or Fraction(1),
+        sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         colour=_colour(first, pixel_format),
         display_matrix=display_matrix(first),
         video_stream=stream.index,
+        field_order=stream.codec_context.field_order,
     )
 
 

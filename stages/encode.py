@@ -144,8 +144,8 @@ class Writer:
         context.flags |= av.codec.context.Flags.frame_duration
         context.color_primaries, context.color_trc = coding.colour.primaries, coding.colour.transfer
         context.colorspace, context.color_range = coding.colour.matrix, coding.colour.range
-        if self._company.field_order > _PROGRESSIVE:
-            context.field_order = self._company.field_order
+        if clip.field_order > _PROGRESSIVE:
+            context.field_order = clip.field_order
         if tag := self._codec.tags.get(self._muxer):
             context.codec_tag = tag
         if clip.display_matrix is not None:
@@ -222,6 +222,7 @@ def check(clip: Clip, writer: Writer) -> Report:
         with open_input(clip.partial) as container:
             stream = next(s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
             base = stream.time_base or Fraction(1)
+            aspect = stream.sample_aspect_ratio or Fraction(1)
             times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
     except (av.error.FFmpegError, InputError, StopIteration) as error:
         raise PublishError(f"{clip.target} could not be read back after writing: {reason(error)}") from error
@@ -230,4 +231,8 @@ def check(clip: Clip, writer: Writer) -> Report:
     span = float((max(times) - min(times)) * base) if times else 0.0
     if abs(span - writer.span) > max(0.002, 2 * float(base)):
         raise PublishError(f"{clip.target} lasts {span:.3f} s after writing, but {writer.span:.3f} s went in")
-    return {"frames": writer.frames, "bytes": Path(clip.partial).stat().st_size}
+    found: Report = {"frames": writer.frames, "bytes": Path(clip.partial).stat().st_size}
+    if aspect != clip.sample_aspect_ratio:
+        # AV1 and ProRes have no place for it, and PyAV cannot set Matroska's.
+        found["lost_aspect_ratio"] = str(clip.sample_aspect_ratio)
+    return found

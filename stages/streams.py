@@ -53,12 +53,6 @@ class Company:
         """The source's own, without what is only true of its container."""
         return _kept(self._source.metadata)
 
-    @property
-    def field_order(self) -> int:
-        """FFmpeg's number for how the source interlaces its fields; 1 progressive, 0 unknown."""
-        stream = self._source.streams[self._clip.video_stream]
-        return stream.codec_context.field_order if isinstance(stream, av.VideoStream) else 0
-
     def join(self, out: av.container.OutputContainer, add_video: Callable[[], av.VideoStream]) -> av.VideoStream:
         """Adds streams in the source's order, `add_video` making the video's, then chapters and metadata."""
         chapters = self._source.chapters()
