@@ -71,7 +71,7 @@ def _positive(value: object) -> bool:
 
 #: From the one that two CPU cores train in minutes to the one that the name comes from.
 PRESETS: dict[str, Config] = {
-    "sketch": Config(64, (32, 64, 128, 256), 128, 128, 128, (64, 48, 32)),
+    "sketch": Config(64, (32, 64, 128, 256), 128, 128, 128, (64, 32, 16)),
     "light": Config(64, (64, 128, 256, 512), 512, 256, 256, (128, 64, 64)),
     "lowmem": Config(64, (128, 256, 512), 512),
     "original": Config(),
