@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnderstudyError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped by SIGINT", 128 + signal.SIGINT)
+        return _stopped(signal.SIGINT)
     except _Terminated:
-        return _fail("stopped by SIGTERM", 128 + signal.SIGTERM)
+        return _stopped(signal.SIGTERM)
     except BrokenPipeError:
         # Whoever read our output has gone, as with `understudy ... | head`; nothing must try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,6 +121,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 def _fail(message: str, code: int) -> int:
     print(f"understudy: error: {logs.printable(message)}", file=sys.stderr)
     return code
+
+
+def _stopped(by: signal.Signals) -> int:
+    print(f"understudy: stopped by {by.name}", file=sys.stderr)
+    return 128 + by
 
 
 if __name__ == "__main__":

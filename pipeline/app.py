@@ -134,10 +134,10 @@ def extraction(settings: Settings) -> tuple[tuple[Source, Source], list[Stage]]:
     return sources, [spec.build() for spec in specs]
 
 
-def inspection(settings: Settings, size: int, coverage: float) -> list[Stage]:
+def inspection(settings: Settings, size: int, coverage: float) -> tuple[Source, Stage, Stage]:
     """A source and the stages that find faces and cut them out, live in this process: to look, not to change."""
     detecting, aligning, _ = face_specs(settings, size, coverage)
-    return [decode.Decode(settings.decode), detecting.build(), aligning.build()]
+    return decode.Decode(settings.decode), detecting.build(), aligning.build()
 
 
 def job(number: int, source: str, target: str = "") -> Job:

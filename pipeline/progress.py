@@ -77,7 +77,8 @@ class Lines(Silent):
         self._said = now
         of = f" of {total} ({100 * done // total} %)" if total else ""
         rate = (done - self._first) / (now - self._begun)
-        self.say(f"{task}: {done}{of} {self._unit}, {rate:.1f} a second{', ' + note if note else ''}")
+        unit = f" {self._unit}" if self._unit else ""
+        self.say(f"{task}: {done}{of}{unit}, {rate:.1f} a second{', ' + note if note else ''}")
 
 
 class _Tqdm(tqdm):

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     settings = replace(settings, train=replace(settings.train, **recipe))
     folder = Path(args.into).absolute()
     _clear(folder)
-    with progress(sys.stderr, args.quiet or args.json) as shown:
+    with progress(sys.stderr, args.quiet or args.json, unit="") as shown:
         report = _run_all(_Demo(folder, settings, shown), args)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2) if args.json else "\n".join(_ending(report, folder)))

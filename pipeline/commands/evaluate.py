@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.faceset import FaceSet
     from pipeline.app import Settings
     from pipeline.progress import Progress
-    from pipeline.types import Array, Face, Frame
+    from pipeline.types import Array, Clip, Face, Frame
 
 SUMMARY = "measure how good a swap is"
 
@@ -67,7 +67,6 @@ class _Compared:
     after: list[Array] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     frames: int = 0
-    lost: int = 0
 
 
 def evaluate(
@@ -76,7 +75,7 @@ def evaluate(
     """Compares two clips frame by frame.
 
     Raises:
-        InputError: a clip or a face set cannot be used, or there is no face in the clips.
+        InputError: a clip or a face set cannot be used, the clips differ in size, or there is no face in the first.
     """
     from models.reports import identity
     from pipeline.errors import InputError
@@ -84,16 +83,16 @@ def evaluate(
     faces_a, faces_b = identity.crops_of(set_a, set_a.faces), identity.crops_of(set_b, set_b.faces)
     classifier = identity.train_classifier(faces_a, faces_b)
     seen = _compare(settings, before, after, every, shown)
-    if not seen.errors:
-        raise InputError(f"no face was found in both {before} and {after}; there is nothing to compare")
+    if not seen.before:
+        raise InputError(f"no face was found in {before}; there is nothing to compare")
     was, now = classifier.probability_b(seen.before), classifier.probability_b(seen.after)
     return {
         "identity": round(float((now > 0.5).mean()), 4),
-        "expression_error": round(sum(seen.errors) / len(seen.errors), 4),
+        "expression_error": round(sum(seen.errors) / len(seen.errors), 4) if seen.errors else None,
         "identity_before": round(float((was > 0.5).mean()), 4),
         "identity_probability": round(float(now.mean()), 4),
-        "faces": len(seen.errors),
-        "faces_lost": seen.lost,
+        "faces": len(seen.before),
+        "faces_lost": len(seen.before) - len(seen.errors),
         "frames": seen.frames,
         "classifier": {"accuracy": round(classifier.accuracy, 4), "held_out": classifier.held_out},
     }
@@ -102,46 +101,51 @@ def evaluate(
 def sentences(report: dict[str, Any]) -> list[str]:
     """The report for people."""
     known = report["classifier"]
+    error = "unknown" if report["expression_error"] is None else f"{report['expression_error']:.3f}"
     return [
         f"identity: {100 * report['identity']:.0f} % of {report['faces']} swapped faces are called B "
         f"(of the unswapped ones {100 * report['identity_before']:.0f} %; the classifier is right about "
         f"{100 * known['accuracy']:.0f} % of {known['held_out']} held-out faces)",
-        f"expression error: {report['expression_error']:.3f} inter-ocular distances"
+        f"expression error: {error} inter-ocular distances"
         + (f"; {report['faces_lost']} faces were not found again" if report["faces_lost"] else ""),
     ]
 
 
 def _compare(settings: Settings, before: str, after: str, every: int, shown: Progress) -> _Compared:
+    """Looks at the faces of `before`, and at the same places in `after`."""
     from models.reports.expression import normalised_mean_error
+    from pipeline.errors import InputError
+    from stages.crop import cut_out
 
     seen = _Compared()
-    pairs = zip(_frames(settings, before, every), _frames(settings, after, every), strict=False)
-    for (was, total), (now, _) in pairs:
-        shown.show("comparing", was.index + 1, total)
+    for (was_clip, was), (now_clip, now) in zip(
+        _frames(settings, before, every), _frames(settings, after, every), strict=False
+    ):
+        if (was_clip.width, was_clip.height) != (now_clip.width, now_clip.height):
+            raise InputError(f"{before} and {after} differ in size; they are not one clip before and after")
+        shown.show("comparing", was.index + 1, was_clip.frames)
         seen.frames += 1
         for face in was.faces:
-            other = _same(face, now.faces)
-            if face.aligned is None:
-                continue
-            if other is None or other.aligned is None:
-                seen.lost += 1
+            if face.aligned is None or face.frame_to_crop is None:
                 continue
             seen.before.append(face.aligned)
-            seen.after.append(other.aligned)
-            seen.errors.append(normalised_mean_error(face.landmarks, other.landmarks))
+            seen.after.append(cut_out(now.picture, now_clip.colour, face.frame_to_crop, _SIZE))
+            other = _same(face, now.faces)
+            if other is not None:
+                seen.errors.append(normalised_mean_error(face.landmarks, other.landmarks))
     return seen
 
 
-def _frames(settings: Settings, file: str, every: int) -> Iterator[tuple[Frame, int | None]]:
-    """Every so many frames of a clip with their faces, and how many frames it has, where that is known."""
+def _frames(settings: Settings, file: str, every: int) -> Iterator[tuple[Clip, Frame]]:
+    """Every so many frames of a clip with their faces."""
     from pipeline import app
     from pipeline.runner import chain
 
-    stages = app.inspection(settings, _SIZE, _COVERAGE)
-    clip = stages[0].open(app.job(1, file))  # type: ignore[attr-defined]
-    for frame in chain(stages, clip):
+    source, *stages = app.inspection(settings, _SIZE, _COVERAGE)
+    clip = source.open(app.job(1, file))
+    for frame in chain([source, *stages], clip):
         if frame.index % every == 0:
-            yield frame, clip.frames
+            yield clip, frame
 
 
 def _same(face: Face, others: Sequence[Face]) -> Face | None:

@@ -53,7 +53,6 @@ def test_a_wrong_command_line_is_2(program: Program, argv: list[str]) -> None:
         (InputError("a.mp4 is empty"), 3, "a.mp4 is empty"),
         (WeightsError("no\nmodel"), 5, "no\\nmodel"),
         (KeyError("x"), 1, "a defect: KeyError: 'x'; run it again with -v to see where, and report it"),
-        (KeyboardInterrupt(), 130, "stopped by SIGINT"),
     ],
 )
 def test_exit_codes(program: Program, failing: pytest.MonkeyPatch, error: BaseException, code: int, said: str) -> None:
@@ -81,7 +80,13 @@ def test_sigterm_is_143(program: Program, failing: pytest.MonkeyPatch) -> None:
 
     failing.setattr(doctor, "run", run)
     code, _, err = program("doctor")
-    assert (code, the_error(err), left) == (143, "stopped by SIGTERM", ["properly"])
+    assert (code, err, left) == (143, "understudy: stopped by SIGTERM\n", ["properly"])
+
+
+def test_sigint_is_130(program: Program, failing: pytest.MonkeyPatch) -> None:
+    failing.setattr(doctor, "run", raising(KeyboardInterrupt()))
+    code, _, err = program("doctor")
+    assert (code, err) == (130, "understudy: stopped by SIGINT\n")
 
 
 def test_a_reader_that_left_is_141() -> None:
