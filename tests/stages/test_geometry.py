@@ -185,6 +185,16 @@ def test_what_moves_with_speech_does_not_move_the_crop() -> None:
     np.testing.assert_array_equal(geometry.crop_matrix(speaking, 64), geometry.crop_matrix(landmarks, 64))
 
 
+def test_eyes_hold_the_crop_more_than_brows() -> None:
+    def moved_by(indices: list[int]) -> float:
+        landmarks = face()
+        landmarks[indices] += [0, 4]
+        before, after = geometry.crop_matrix(face(), 64), geometry.crop_matrix(landmarks, 64)
+        return float(np.abs(after - before).max())
+
+    assert moved_by([33, 133, 362, 263]) > 2 * moved_by([66, 105, 296, 334])
+
+
 def test_a_turned_square_becomes_the_whole_crop() -> None:
     matrix = geometry.square_matrix((50.0, 40.0), 20.0, math.pi / 2, 10)
     np.testing.assert_allclose(geometry.apply(matrix, [50.0, 40.0]), [4.5, 4.5])

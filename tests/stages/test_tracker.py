@@ -177,3 +177,14 @@ def test_one_face_missing_leaves_the_other_alone() -> None:
         [(1, 2), (2, 210)],
         [(1, 4), (2, 220)],
     ]
+
+
+def test_after_a_flush_the_rest_of_the_gap_is_not_waited_for() -> None:
+    """A face that came back half-way through a miss would flicker more than one that stays away."""
+    filler = GapFiller(hold=3)
+    filler.push(frame(0, face(0, track=7)), {})
+    filler.push(frame(1), {7: 1})
+    assert [f.index for f in filler.flush()] == [1]
+    assert [f.index for f in filler.push(frame(2), {7: 2})] == [2]
+    assert [len(f.faces) for f in filler.push(frame(3, face(6, track=7)), {})] == [1]
+    assert filler.filled == 0
