@@ -19,7 +19,7 @@ from benchmarks.rounds import Machine, Sample, disturbance, interleaved, middle,
 from models import autoencoders, checkpoint, tensors
 from models.train import losses
 from models.train.augment import Batch
-from models.train.loop import errors
+from models.train.session import errors
 
 _BATCH = 16
 _DSSIM = 0.5

@@ -56,15 +56,15 @@ def draw(faces: Faces, count: int, sizes: tuple[int, int], switches: Switches, g
     device = faces.pictures.device
     chosen = torch.randint(len(faces), (count,), generator=generator).to(device)
     pictures = faces.pictures[chosen].permute(0, 3, 1, 2).float().div_(255)  # channels last in memory
-    moves = _moves(count, faces.reach, switches.flip, generator)
-    places = _places(moves, sizes[1]).to(device)
-    target = _sample(pictures, places)
+    moves = _moves(count, faces.reach, switches.flip, generator).to(device)
+    target = _sample(pictures, _places(moves, sizes[1]))
     weight = target[:, 3:] * FEATURES
     seen = target[:, :3]
     if switches.warp:
-        seen = _sample(pictures[:, :3], _places(moves, sizes[0], _warp(count, sizes[0], generator)).to(device))
+        points = torch.randn(count, 2, WARP_POINTS, WARP_POINTS, generator=generator).to(device)
+        seen = _sample(pictures[:, :3], _places(moves, sizes[0], _warp(points, sizes[0])))
     elif sizes[0] != sizes[1]:
-        seen = _sample(pictures[:, :3], _places(moves, sizes[0]).to(device))
+        seen = _sample(pictures[:, :3], _places(moves, sizes[0]))
     target = target[:, :3]
     if switches.colour:
         tint = _tint(count, generator)
@@ -78,7 +78,7 @@ def plain(faces: Faces, chosen: Tensor, size: int) -> Tensor:
     device = faces.pictures.device
     pictures = faces.pictures[chosen.to(device)].permute(0, 3, 1, 2)[:, :3].float() / 255
     still = torch.tensor([[[faces.reach, 0, 0], [0, faces.reach, 0]]]).expand(len(chosen), 2, 3)
-    return _sample(pictures, _places(still, size).to(device))
+    return _sample(pictures, _places(still.to(device), size))
 
 
 def _moves(count: int, reach: float, flip: bool, generator: Generator) -> Tensor:
@@ -99,7 +99,7 @@ def _moves(count: int, reach: float, flip: bool, generator: Generator) -> Tensor
 
 def _places(moves: Tensor, size: int, warp: Tensor | None = None) -> Tensor:
     """(N, size, size, 2): where in the crop each px of the model's square lies."""
-    axis = (torch.arange(size) * 2 + 1) / size - 1
+    axis = (torch.arange(size, device=moves.device) * 2 + 1) / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     points = torch.stack((x, y), -1).expand(len(moves), size, size, 2)
     if warp is not None:
@@ -109,12 +109,12 @@ def _places(moves: Tensor, size: int, warp: Tensor | None = None) -> Tensor:
     return moved.view(len(moves), size, size, 2)
 
 
-def _warp(count: int, size: int, generator: Generator) -> Tensor:
-    """(N, size, size, 2): smooth random displacement, cubic between the points of a coarse grid."""
-    points = torch.randn(count, 2, WARP_POINTS, WARP_POINTS, generator=generator) * (2 * WARP)
-    between = torch.eye(WARP_POINTS)[None, :, :, None]  # one axis' cubic weights; the two axes are separable
+def _warp(points: Tensor, size: int) -> Tensor:
+    """(N, size, size, 2): smooth displacement, cubic between `points` (N, 2, P, P) of deviation 1."""
+    between = torch.eye(WARP_POINTS, device=points.device)[None, :, :, None]
+    # One axis' cubic weights suffice, the two axes being separable.
     axis = F.interpolate(between, (size, 1), mode="bicubic", align_corners=True)[0, :, :, 0]
-    return (axis.T @ points @ axis).permute(0, 2, 3, 1)
+    return (axis.T @ (points * (2 * WARP)) @ axis).permute(0, 2, 3, 1)
 
 
 def _tint(count: int, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from models.faceset import FaceSet, FaceSetWriter, read
 from models.train import loop, losses
 from models.train.loop import Progress, train
 from models.train.recipe import Config
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, RequirementError, WeightsError
 
 MINI = original.Config(32, (8, 16, 16), 16, 8, 8, (8, 8, 8))
 RECIPE = Config(preset="mini", iterations=6, batch=4, lr=1e-3, device="cpu", precision="fp32", threads=1, preview=False)
@@ -125,6 +125,15 @@ def test_a_broken_loss_keeps_the_last_save(
     with pytest.raises(WeightsError, match="nothing was saved"):
         train(replace(RECIPE, iterations=1), *sets, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_gpu_is_named(sets: tuple[FaceSet, FaceSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("full")
+
+    monkeypatch.setattr(losses, "reconstruction", full)
+    with pytest.raises(RequirementError, match=r"smaller train\.batch"):
+        train(RECIPE, *sets, tmp_path)
 
 
 def test_other_settings_than_the_models_are_refused(sets: tuple[FaceSet, FaceSet], tmp_path: Path) -> None:
