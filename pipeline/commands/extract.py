@@ -90,10 +90,13 @@ def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress
                 counts.update({k: int(v) for k, v in reports["collect"].items()})
             except UnderstudyError as error:
                 failures.append(error)
-                shown.say(f"understudy: error: {error}")
+                if len(files) > 1:
+                    shown.say(f"understudy: error: {error}")
     if collect.count == 0:
         shutil.rmtree(out)
-        raise failures[0] if failures else InputError(f"{_what(inputs)}: {_why_none(counts)}")
+        if len(files) == len(failures) == 1:
+            raise failures[0]
+        raise InputError(f"{_what(inputs)}: {_why_none(counts, len(failures))}")
     return {
         "faceset": out,
         "inputs": len(files),
@@ -135,9 +138,9 @@ def _what(inputs: Sequence[str]) -> str:
     return inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1} more"
 
 
-def _why_none(counts: Counter[str]) -> str:
+def _why_none(counts: Counter[str], failures: int) -> str:
     if not counts["found"]:
-        return "no face was found"
+        return "no face was found" + (f"; {failures} inputs could not be read" if failures else "")
     reasons = {
         "other_people": "were not the one asked for",
         "too_small": "are smaller than extract.min_size_px",
