@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pipeline.engine import Engine
-from pipeline.errors import ConfigError, StageError, UnderstudyError
+from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.specs import EngineConfig, Outcome, ProcessSpec, StageSpec
 from pipeline.types import Job
 from tests.pipeline.toys import Config, specs
@@ -177,7 +177,7 @@ def test_close_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 def test_a_stage_that_cannot_load_is_named() -> None:
     stages = [spec for spec in specs() if spec.name != "edit"]
     stages.insert(3, StageSpec("edit", "tests.pipeline.test_engine:Unloadable"))
-    with pytest.raises(StageError, match="edit failed on the model before its first frame: OSError: no weights here"):
+    with pytest.raises(UnderstudyError, match="edit did not start: OSError: no weights here"):
         run(tuple(stages), SMALL, [])
 
 
