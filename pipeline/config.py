@@ -288,8 +288,11 @@ class _Reader:
             return value
         if kind is Path and isinstance(value, str) and value and "\0" not in value:
             return self.folder / Path(value).expanduser()
-        if kind is str and isinstance(value, bool | int | float):
-            raise ConfigError(f"{at} must be text, not {_shown(value)}; put quotes around it if it is meant as text")
+        if kind in (str, Path) and isinstance(value, bool | int | float):  # no, on, 2024: YAML has its own ideas
+            wanted = _wanted(kind)
+            raise ConfigError(
+                f"{at} must be {wanted}, not {_shown(value)}; put quotes around it if it is meant as text"
+            )
         raise _wrong(at, kind, value)
 
     def _dotted(self, at: str, key: str) -> str:

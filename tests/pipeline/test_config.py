@@ -101,7 +101,10 @@ def test_every_type_arrives() -> None:
         ({"watch": [{"in": "a"}]}, "watch.0 lacks the key out"),
         ({"watch": [{"in": "a", "out": "b", "inn": "c"}]}, "unknown key watch.0.inn; did you mean watch.0.in?"),
         ({"watch": [{"in": "a", "out": "b", "settle_s": -1}]}, "watch.0: the settle time cannot be negative"),
-        ({"watch": [{"in": 1, "out": "b"}]}, "watch.0.in must be a path, not 1"),
+        (
+            {"watch": [{"in": 1, "out": "b"}]},
+            "watch.0.in must be a path, not 1; put quotes around it if it is meant as text",
+        ),
         ({"box": [1]}, "box must be a list of 2, not [1]"),
         ({"box": [1, float("nan")]}, "box.1 must be a number, not nan"),
         ({"workers": "many"}, "workers must be a whole number or auto, not 'many'"),
