@@ -164,7 +164,19 @@ def engine(settings: Settings, specs: Sequence[StageSpec]) -> Engine:
     Raises:
         ConfigError: the process table or the ring does not fit the stages.
     """
-    return Engine(specs, replace(settings.engine, processes=process_table(settings, specs)))
+    scratch_kb = max(settings.engine.scratch_kb, _scratch_kb(settings))
+    table = process_table(settings, specs)
+    return Engine(specs, replace(settings.engine, processes=table, scratch_kb=scratch_kb))
+
+
+def _scratch_kb(settings: Settings) -> int:
+    """KiB that the arrays of a frame's faces take at most: landmarks, the model's crop, mask, the model's picture.
+
+    Two faces more than detection keeps, since align may bridge the misses of faces that are away for a moment.
+    """
+    _, model = describe_model(settings)
+    face = 478 * 2 * 4 + 3 * model.input_size**2 + 4 * settings.mask.size**2 + 3 * model.output_size**2 + 4 * 64
+    return -(-face * (settings.detect.max_faces + 2) // 1024)
 
 
 def process_table(settings: Settings, specs: Sequence[StageSpec]) -> tuple[ProcessSpec, ...]:

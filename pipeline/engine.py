@@ -194,7 +194,7 @@ class Engine:
     def processes(self) -> dict[str, list[int]]:
         """Process ids by the stages they run ("detect/align")."""
         pids: dict[str, list[int]] = {}
-        for process in self._running.processes:
+        for process in self._chain.processes if self._chain is not None else ():
             pids.setdefault(process.name, []).append(process.process.pid or 0)
         return pids
 

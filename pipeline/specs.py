@@ -52,7 +52,8 @@ class EngineConfig:
     Attributes:
         processes: which stages share a process, in the order of the chain.
         ring_mb: MiB of shared memory for frames in flight; with it, how far decode may run ahead.
-        scratch_kb: KiB of each frame's slot kept for its faces' landmarks, crops and masks.
+        scratch_kb: KiB of each frame's slot kept for its faces' landmarks, crops and masks, at least; more is taken
+            where the model's crops and `detect.max_faces` need more.
         max_frames: how many frames at most are in flight, however small they are.
         deadline_s: how long a stage may be busy with one frame before its process is replaced.
         start_s: how long a process may take to load its models.
