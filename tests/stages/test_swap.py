@@ -131,6 +131,28 @@ def test_a_frame_leaves_as_soon_as_its_last_face_is_done(stage: Swap) -> None:
     generator.close()
 
 
+def test_a_full_batch_waits_for_nothing(stage: Swap) -> None:
+    def ready(timeout: float) -> bool:
+        raise AssertionError("asked although the batch was full")
+
+    out, report = run(stage, Pulled(frames([4, 4]), ready))
+    assert report["batches"] == 2
+    assert len(out) == 2
+
+
+def test_the_network_sees_one_batch_size_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Swap(config(folder))
+    swap, sizes = own._network._model.swap, set()
+
+    def counting(batch: torch.Tensor, to: str) -> torch.Tensor:
+        sizes.add(len(batch))
+        return swap(batch, to)
+
+    monkeypatch.setattr(own._network._model, "swap", counting)
+    run(own, Pulled(frames([1, 6, 3])))
+    assert sizes == {4}
+
+
 def test_no_face_waits_longer_than_it_may(folder: Path) -> None:
     hurried = Swap(config(folder, max_wait_ms=0))
     out, report = run(hurried, Pulled(frames([1, 1, 1])))

@@ -80,6 +80,8 @@ def test_turns_zooms_and_shifts_stay_within_bounds(seed: int, reach: float) -> N
     across = (target[:, :2, 32, 48] - target[:, :2, 32, 16]) * 2
     angle = torch.atan2(across[:, 1], across[:, 0]).rad2deg()
     assert (angle.abs() < 11).all()
+    down = (target[:, :2, 48, 32] - target[:, :2, 16, 32]) * 2
+    assert torch.allclose(down, torch.stack((-across[:, 1], across[:, 0]), 1), atol=0.02)  # no shear
     length = across.square().sum(1).sqrt() / reach
     assert ((length > 0.93) & (length < 1.07)).all()
 
