@@ -143,6 +143,7 @@ class Writer:
         context.width, context.height, context.pix_fmt = coding.width, coding.height, coding.pixel_format
         context.time_base = stream.time_base = clip.time_base
         context.sample_aspect_ratio = clip.sample_aspect_ratio
+        context.thread_type = self._codec.thread_type
         context.thread_count = config.threads or min(16, 2 * len(os.sched_getaffinity(0)))
         context.flags |= av.codec.context.Flags.frame_duration
         context.color_primaries, context.color_trc = coding.colour.primaries, coding.colour.transfer

@@ -135,7 +135,7 @@ class Container:
     def __init__(self, clip: Clip, sink: Sink) -> None:
         self._clip = clip
         self._coding = coding = coding_for(clip, self.codec, "auto")
-        self._out = av.open(sink, "w", format=self.muxer, container_options={"flush_packets": "1", **self.options})
+        self._out = av.open(sink, "w", format=self.muxer, container_options=self.options)
         stream = self._out.add_stream(self.codec.encoder, rate=frame_rate(clip), options=self.codec.options("", None))
         assert isinstance(stream, av.VideoStream)
         self._stream = stream

@@ -105,7 +105,6 @@ class Company:
             if until is not None and due is not None and due * packet.time_base > until:
                 self._waiting = packet
                 return
-            packet.dts = due
             packet.stream = self._pairs[packet.stream_index]
             try:
                 out.mux(packet)

@@ -88,9 +88,10 @@ def make_clip(
     `subtitles` name codecs ("aac", "libopus", "pcm_s16le"; "srt", "mov_text"). `pictures` replaces the default ones.
     """
     base = time_base or 1 / Fraction(rate)
-    ticks = list(pts) if pts is not None else [round(i / Fraction(rate) / base) for i in range(frames)]
-    layout = PIXEL_FORMATS[pixel_format]
-    shown = list(pictures) if pictures is not None else [picture(layout, width, height, i) for i in range(len(ticks))]
+    given = list(pictures) if pictures is not None else None
+    count = frames if given is None else len(given)
+    ticks = list(pts) if pts is not None else [round(i / Fraction(rate) / base) for i in range(count)]
+    shown = given or [picture(PIXEL_FORMATS[pixel_format], width, height, i) for i in range(len(ticks))]
     seconds = audio_seconds if audio_seconds is not None else float(ticks[-1] * base + 1 / Fraction(rate))
     extra = {"movie_timescale": str(base.denominator)} if path.suffix in (".mp4", ".mov", ".m4v") else {}
     with av.open(str(path), "w", format=container, container_options=extra) as out:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,8 +19,9 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError, InputError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Clip, Colour, Frame, Job, Pulled, Report
-from stages.decode import Config, Decode
+from stages.decode import Config, Decode, video_stream
 from stages.planes import nearest
+from stages.reader import Damage, demuxed
 from tests.clips import MATRICES, decoded, make_clip, owned, picture
 
 
@@ -209,6 +212,60 @@ def test_pictures_that_refer_to_lost_ones_are_given_and_marked(tmp_path: Path) -
     _, frames, report = run(path)
     assert any(f.damaged for f in frames)
     assert report["damaged_frames"] == sum(f.damaged for f in frames)
+
+
+def test_a_packet_that_cannot_be_decoded_costs_one_picture(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mov", codec="png", pixel_format="rgb24", frames=10)
+    data = path.read_bytes()
+    third = [i for i in range(len(data)) if data.startswith(b"\x89PNG", i)][2]
+    path.write_bytes(data[:third] + bytes(40) + data[third + 40 :])
+    clip, frames, report = run(path)
+    assert len(frames) == 9 and report["damaged_packets"] == 1
+    assert [round(f.pts * clip.time_base * 30) for f in frames][:3] == [0, 1, 3]
+
+
+class Stumbling:
+    """A container whose reading fails now and then, and then goes on, as FFmpeg's do behind a broken cluster."""
+
+    def __init__(self, *parts: list[int]) -> None:
+        self.parts = list(parts)
+
+    def demux(self, streams: list[object]) -> Iterator[SimpleNamespace]:
+        while self.parts:
+            for size in self.parts.pop(0):
+                yield SimpleNamespace(size=size)
+            if self.parts:
+                raise av.error.InvalidDataError(1, "broken")
+
+
+def test_reading_goes_on_behind_an_error() -> None:
+    damage = Damage()
+    read = demuxed(Stumbling([1, 2], [3], [4, 0]), [], damage)  # type: ignore[arg-type]
+    assert [packet.size for packet in read] == [1, 2, 3, 4]
+    assert damage.read_errors == 2
+
+
+def test_reading_gives_up_where_nothing_comes_any_more() -> None:
+    damage = Damage()
+    read = demuxed(Stumbling([1], *([[]] * 500), [2]), [], damage)  # type: ignore[arg-type]
+    assert [packet.size for packet in read] == [1]
+    assert 2 < damage.read_errors < 100
+
+
+def test_the_first_moving_pictures_are_the_video() -> None:
+    def stream(kind: int, context: object) -> SimpleNamespace:
+        return SimpleNamespace(disposition=av.stream.Disposition(kind), codec_context=context, type="video")
+
+    cover, unknown, moving = stream(1024, "jpeg"), stream(0, None), stream(1, "h264")
+    streams = [cover, unknown, moving]
+    container = SimpleNamespace(streams=type("Streams", (list,), {"video": streams})(streams))
+    assert video_stream(container, "x") is moving  # type: ignore[comparison-overlap, arg-type]
+    streams.remove(moving)
+    with pytest.raises(InputError, match="no decoder"):
+        video_stream(container, "x")  # type: ignore[arg-type]
+    streams.remove(unknown)
+    with pytest.raises(InputError, match="no stream in it"):
+        video_stream(container, "x")  # type: ignore[arg-type]
 
 
 def test_a_change_of_size_in_mid_stream_is_brought_to_the_first_size(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,31 @@ def test_full_range_stays_full_range(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got[0], expected[0])
 
 
+def test_conversion_within_a_family_moves_no_colour(tmp_path: Path) -> None:
+    shown = [picture(PIXEL_FORMATS["yuv411p"], 64, 48)] * 2
+    source = make_clip(
+        tmp_path / "a.mkv", codec="ffv1", pixel_format="yuv411p", pictures=shown, frames=2, colour=Colour(1, 1, 1, 1)
+    )
+    report = convert(source, tmp_path / "b.mkv", Config(quality=0))
+    assert (report["pixel_format"], report["converted_from"]) == ("yuv422p", "yuv411p")
+    assert facts(tmp_path / "b.mkv").colour == Colour(1, 1, 1, 1)
+    _, planes = decoded(tmp_path / "b.mkv")[0]
+    np.testing.assert_array_equal(planes[0], shown[0].planes[0])
+    assert np.abs(planes[1].astype(int)[:, ::2] - shown[0].planes[1]).mean() < 6
+
+
+def test_prores_cannot_say_full_range_and_gets_the_limited_one(tmp_path: Path) -> None:
+    shown = picture(PIXEL_FORMATS["yuvj422p"], 64, 48)
+    shown.planes[0][:, :32], shown.planes[0][:, 32:] = 0, 255
+    for plane in shown.planes[1:]:
+        plane[:] = 128
+    source = make_clip(tmp_path / "a.mp4", pixel_format="yuvj422p", pictures=[shown] * 2, options={"qp": "0"})
+    convert(source, tmp_path / "b.mov", Config(codec="prores"))
+    luma = decoded(tmp_path / "b.mov")[0][1][0].view(np.uint16)
+    assert luma[:, :16].mean() == pytest.approx(64, abs=4)
+    assert luma[:, 48:].mean() == pytest.approx(940, abs=4)
+
+
 def test_rgb_becomes_tagged_bt709_that_players_show(tmp_path: Path) -> None:
     shown = picture(PIXEL_FORMATS["bgra"], 64, 48)
     shown.planes[0][:] = (40, 90, 200, 255)
@@ -145,9 +172,7 @@ def test_a_slot_may_be_overwritten_as_soon_as_its_frame_comes_out(codec: str, su
     config = Config(codec=codec, options={"bf": "3"} if codec == "h264" else {}, threads=4)
     payloads = []
     for reuse in (False, True):
-        clip = facts(source)
-        clip = Clip(**{f: getattr(clip, f) for f in clip.__slots__} | {"target": f"/x.{suffix}"})
-        clip = Clip(**{f: getattr(clip, f) for f in clip.__slots__} | {"partial": str(tmp_path / f"{reuse}.{suffix}")})
+        clip = replace(facts(source), target=f"/x.{suffix}", partial=str(tmp_path / f"{reuse}.{suffix}"))
         for _ in Encode(config)(clip, Pulled(_in_one_slot(clip, shown, reuse))):
             pass
         payloads.append([data for _, data in packets(Path(clip.partial), "video")])
@@ -204,6 +229,27 @@ def test_the_rate_stays(rate: Fraction, suffix: str, tmp_path: Path) -> None:
     assert seconds(tmp_path / f"b.{suffix}") == seconds(source)
     assert float(facts(tmp_path / f"b.{suffix}").rate) == pytest.approx(float(rate), rel=1e-3)
     assert facts(tmp_path / f"b.{suffix}").duration_s == pytest.approx(facts(source).duration_s, abs=2e-3)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_the_last_picture_stays_as_long_as_it_did(suffix: str, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mkv", frames=2)
+    clip = replace(facts(source), target=f"/x.{suffix}", partial=str(tmp_path / f"b.{suffix}"))
+    shown = [picture(clip.pixel_format, 64, 48, i) for i in range(3)]
+    frames = [Frame(1, i, 40 * i, one, duration=(40, 40, 700)[i]) for i, one in enumerate(shown)]
+    for _ in Encode(FAST)(clip, Pulled(frames)):
+        pass
+    assert facts(Path(clip.partial)).duration_s == pytest.approx(0.78, abs=2e-3)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_sound_lies_between_the_pictures_it_belongs_to(suffix: str, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / f"a.{suffix}", frames=90, rate=30, audio="aac")
+    convert(source, tmp_path / f"b.{suffix}")
+    with av.open(str(tmp_path / f"b.{suffix}")) as container:
+        stored = sorted((p.pos, p.dts * p.time_base) for p in container.demux() if p.pos is not None and p.size)
+    late = [before - after for (_, before), (_, after) in pairwise(stored)]
+    assert max(late) < Fraction(1, 2)
 
 
 def test_mp4_to_matroska_keeps_times_to_its_millisecond(tmp_path: Path) -> None:
@@ -399,8 +445,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_full_disk(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", width=640, height=480, frames=4)
-    clip = facts(source)
-    clip = Clip(**{f: getattr(clip, f) for f in clip.__slots__} | {"partial": "/dev/full", "target": "/x/b.mp4"})
+    clip = replace(facts(source), partial="/dev/full", target="/x/b.mp4")
     decode = Decode()
     decode.open(Job(1, str(source), "/x/b.mp4"))
     made = Encode(Config(quality=0))(clip, Pulled(owned(f) for f in decode(clip, Pulled([]))))
