@@ -84,5 +84,5 @@ def _report(outcomes: list[Outcome], stats: tuple[StageStats, ...], seconds: flo
     if args.json:
         clips = [as_json(outcome) for outcome in outcomes]
         print(json.dumps({"clips": clips, **stages_as_json(stats, seconds)}, indent=2))
-    elif stats and not args.quiet:
+    elif any(stage.frames for stage in stats) and not args.quiet:
         print(f"\n{stage_table(stats, seconds)}")
