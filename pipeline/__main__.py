@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if args.verbose else logging.ERROR if args.quiet else logging.INFO
     logs.set_up(level, args.json)
     logging.getLogger("watchdog").setLevel(logging.WARNING)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # Both are set whatever was inherited: a shell script's background jobs are born deaf to SIGINT.
+    handlers = {signal.SIGTERM: _terminate, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         return int(args.run(args))
     except UnderstudyError as error:
@@ -111,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if args.verbose else "; run it again with -v to see where, and report it"
         return _fail(f"a defect: {type(error).__name__}: {error}{hint}", UnderstudyError.exit_code)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -84,8 +84,13 @@ def test_sigterm_is_143(program: Program, failing: pytest.MonkeyPatch) -> None:
 
 
 def test_sigint_is_130(program: Program, failing: pytest.MonkeyPatch) -> None:
-    failing.setattr(doctor, "run", raising(KeyboardInterrupt()))
-    code, _, err = program("doctor")
+    failing.setattr(doctor, "run", lambda args: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell script
+    try:
+        code, _, err = program("doctor")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, err) == (130, "understudy: stopped by SIGINT\n")
 
 
