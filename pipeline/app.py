@@ -17,9 +17,9 @@ from models.train import recipe
 from pipeline import config
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
+from pipeline.inbox import WatchConfig
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
-from pipeline.watch import WatchConfig
 from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, pipes, receive, send, swap
 
 #: Keys that the program fills in itself: they follow from the model.

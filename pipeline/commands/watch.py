@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.app import Settings
     from pipeline.engine import Engine
+    from pipeline.inbox import WatchConfig
     from pipeline.specs import Outcome
-    from pipeline.watch import WatchConfig
 
 SUMMARY = "watch folders and swap what is dropped into them"
 
@@ -43,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs until it is stopped, or until all is done with --once."""
     from pipeline import app
     from pipeline.errors import StageError
-    from pipeline.watch import Inbox, Watcher, prepare_folders
+    from pipeline.inbox import Inbox, prepare_folders
+    from pipeline.progress import stage_table
+    from pipeline.watch import Watcher
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
     prepare_folders(settings.watch)
@@ -58,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
             inboxes[Inbox(folder, lambda source: app.result_suffix(settings, source))] = engines[key]
             _log.info("watching %s; results go to %s", folder.inbox, folder.out)
         watcher = Watcher(inboxes, lambda outcome, stages: _tell(outcome, stages, args.json))
+        begun = time.monotonic()
         watcher.run(args.once)
+        if not args.json and not args.quiet:
+            for engine in engines.values():
+                print(stage_table(engine.stats(), time.monotonic() - begun))
     return StageError.exit_code if watcher.failed else 0
 
 

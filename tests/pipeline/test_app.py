@@ -12,8 +12,8 @@ import pytest
 from models.description import ModelDescription
 from pipeline import app, config
 from pipeline.errors import ConfigError, WeightsError
+from pipeline.inbox import WatchConfig
 from pipeline.specs import ProcessSpec, StageSpec
-from pipeline.watch import WatchConfig
 
 DEFAULTS = Path(__file__).parents[2] / "config.yaml"
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.inbox import Arrival, Inbox, WatchConfig, prepare_folders
 from pipeline.specs import Failure, Outcome, StageStats
 from pipeline.types import Job
-from pipeline.watch import Arrival, Inbox, WatchConfig, Watcher, prepare_folders
+from pipeline.watch import Watcher
 
 
 class Clock:
