@@ -7,12 +7,14 @@ away the exit code is 141, as with any filter."""
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
     app.describe_model(settings)
+    # a writer that has nothing to say and a reader that is paused hold the ends up for as long as they like
+    settings = replace(settings, engine=replace(settings.engine, deadline_s=math.inf))
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         if stream.isatty():
             raise ConfigError(f"standard {name} is a terminal; frames come and go through pipes, see --help")
