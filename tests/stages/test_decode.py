@@ -245,6 +245,12 @@ def test_reading_goes_on_behind_an_error() -> None:
     assert damage.read_errors == 2
 
 
+def test_errors_that_are_far_apart_never_add_up() -> None:
+    damage = Damage()
+    read = demuxed(Stumbling(*([1] for _ in range(100))), [], damage)  # type: ignore[arg-type]
+    assert len(list(read)) == 100 and damage.read_errors == 99
+
+
 def test_reading_gives_up_where_nothing_comes_any_more() -> None:
     damage = Damage()
     read = demuxed(Stumbling([1], *([[]] * 500), [2]), [], damage)  # type: ignore[arg-type]

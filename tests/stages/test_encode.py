@@ -244,12 +244,12 @@ def test_the_last_picture_stays_as_long_as_it_did(suffix: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_sound_lies_between_the_pictures_it_belongs_to(suffix: str, tmp_path: Path) -> None:
-    source = make_clip(tmp_path / f"a.{suffix}", frames=90, rate=30, audio="aac")
+    source = make_clip(tmp_path / f"a.{suffix}", frames=100, rate=5, audio="aac", width=16, height=16)
     convert(source, tmp_path / f"b.{suffix}")
     with av.open(str(tmp_path / f"b.{suffix}")) as container:
         stored = sorted((p.pos, p.dts * p.time_base) for p in container.demux() if p.pos is not None and p.size)
     late = [before - after for (_, before), (_, after) in pairwise(stored)]
-    assert max(late) < Fraction(1, 2)
+    assert max(late) < 2
 
 
 def test_mp4_to_matroska_keeps_times_to_its_millisecond(tmp_path: Path) -> None:

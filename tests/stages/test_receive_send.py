@@ -311,6 +311,8 @@ def test_a_reader_that_is_slow_is_waited_for_even_where_writing_would_not_block(
 
         other = threading.Thread(target=work)
         other.start()
+        while select.select([], [write], [], 0)[1]:
+            pass  # until the pipe is full: only then is anything written in part
         while data := os.read(read, 5000):
             found.extend(data)
         other.join()
