@@ -55,7 +55,7 @@ class EngineConfig:
         scratch_kb: KiB of each frame's slot kept for its faces' landmarks, crops and masks, at least; more is taken
             where the model's crops and `detect.max_faces` need more.
         max_frames: how many frames at most are in flight, however small they are.
-        deadline_s: how long a stage may be busy with one frame before its process is replaced.
+        deadline_s: how long a stage may be busy with one frame before its process is replaced; infinity: for ever.
         start_s: how long a process may take to load its models.
     """
 
@@ -71,8 +71,8 @@ class EngineConfig:
             if not 1 <= getattr(self, name) <= 1 << 20:
                 raise ConfigError(f"engine.{name} must be from 1 to {1 << 20}, not {getattr(self, name)}")
         for name in ("deadline_s", "start_s"):
-            if not 0 < getattr(self, name) <= 86_400:
-                raise ConfigError(f"engine.{name} must be above 0 and at most 86400, not {getattr(self, name):g}")
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"engine.{name} must be above 0, not {getattr(self, name):g}")
 
 
 @dataclass(frozen=True, slots=True)
