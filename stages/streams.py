@@ -108,8 +108,8 @@ class Company:
             packet.stream = self._pairs[packet.stream_index]
             try:
                 out.mux(packet)
-            except av.error.ArgumentError:
-                # Its timestamps go backwards or are missing: the muxer will not have it, the others are fine.
+            except (av.error.ArgumentError, av.error.InvalidDataError):
+                # Its timestamps go backwards, or it is damaged: the muxer will not have it, the others are fine.
                 self._refused += 1
 
     def report(self) -> Report:
@@ -170,5 +170,6 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _name(stream: av.stream.Stream) -> str:
-    codec = stream.codec_context.name if stream.codec_context is not None else stream.name
+    # PyAV names a stream that it has no decoder for only where it is one of data.
+    codec = stream.codec_context.name if stream.codec_context is not None else getattr(stream, "name", None)
     return f"{stream.type} {codec or 'of an unknown kind'}"

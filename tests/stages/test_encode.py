@@ -366,6 +366,25 @@ def art(path: Path) -> bytes:
         return next(bytes(p) for p in container.demux(cover) if p.size)
 
 
+def test_sound_of_an_unknown_kind_is_named_and_left_out(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", audio="aac")
+    source.write_bytes(source.read_bytes().replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
+    report = convert(source, tmp_path / "b.mp4")
+    assert report["left_out"] == "audio of an unknown kind" and report["frames"] == 12
+
+
+def test_damaged_sound_costs_its_packets_only(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.ts", frames=30, audio="aac")
+    whole = len(packets(source, "audio"))
+    data = source.read_bytes()
+    header = packets(source, "audio")[20][1][:4]
+    at = data.index(header, len(data) // 2)
+    source.write_bytes(data[:at] + b"\xff\xf1\xff\xff" + data[at + 4 :])
+    report = convert(source, tmp_path / "b.mp4")
+    assert report["frames"] == 30
+    assert whole // 2 < len(packets(tmp_path / "b.mp4", "audio")) < whole
+
+
 def test_matroska_gets_cover_art_as_an_attachment(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", cover=True)
     report = convert(source, tmp_path / "b.mkv")
