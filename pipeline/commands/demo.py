@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.progress import progress
 
     settings = app.load_settings(args.config, args.set)
-    recipe = {"minutes": args.minutes, **(_RECIPE if settings.train == type(settings.train)() else {})}
+    own_choice = settings.train != app.Settings().train
+    recipe = {"minutes": args.minutes, **({} if own_choice else _RECIPE)}
     settings = replace(settings, train=replace(settings.train, **recipe))
     folder = Path(args.into).absolute()
     _clear(folder)
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_all(demo: _Demo, args: argparse.Namespace) -> dict[str, Any]:
     if args.media:
-        clips = demo.step("clips", f"taking the clips in {args.media}", lambda: _media(Path(args.media)))
+        clips = demo.step("clips", f"taking the clips in {args.media}", lambda: _media(Path(args.media).absolute()))
     else:
         clips = demo.step("clips", "filming two people", lambda: _film(demo, args.seconds))
     faces = demo.step("extract", "extracting their faces", lambda: _extract(demo, clips))
@@ -211,6 +212,7 @@ def _watch(demo: _Demo, clip: Path) -> dict[str, Any]:
     """Starts the daemon, drops the clip into its folder, and waits for the result; gives the daemon's line on it."""
     folder = demo.folder
     settings = {"model": "model", "watch": [{"in": "watched", "out": "out", "settle_s": 0.5, "rescan_s": 2}]}
+    settings |= _changed(demo.settings)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with _daemon(folder) as lines:
         coming = folder / "watched" / f".{clip.name}.part"
@@ -222,6 +224,15 @@ def _watch(demo: _Demo, clip: Path) -> dict[str, Any]:
                 raise StageError("watch", str(clip), None, outcome["failure"]["sentence"])
             return outcome
     raise StageError("watch", str(clip), None, f"the daemon ended without a word; see {folder / 'watch.log'}")
+
+
+def _changed(settings: Settings) -> dict[str, Any]:
+    """What converting needs of the settings, where it is not the default."""
+    from pipeline import app, config
+
+    ours, default = (config.to_tree(each, app.FIXED) for each in (settings, app.Settings()))
+    sections = ("decode", "detect", "align", "mask", "swap", "blend", "encode", "engine")
+    return {name: ours[name] for name in sections if ours[name] != default[name]}
 
 
 @contextmanager
