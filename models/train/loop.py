@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from models import tensors
 from models.description import ModelDescription
 from models.faceset import FaceSet
 from models.train import augment, data
 from models.train.recipe import Config
 from models.train.session import Session
+from models.train.threads import Threads, candidates
 
 _REPORT_S = 0.5  # between two looks at the loss; each waits for the device
 
@@ -80,11 +82,13 @@ def train(
         for person, found in zip(people, (set_a, set_b), strict=True)
     }
     switches = augment.Switches(config.warp, config.flip, config.colour)
+    threads = Threads(_thread_counts(config, session.device.type))
     clock = _Clock(config, session.description.iterations)
     while not (ended := clock.ended(session.iteration) or ("stopped" if stop() else "")):
         session.set_learning_rate(clock.share(session.iteration))
-        batches = {p: augment.draw(faces[p], config.batch, sizes, switches, session.generator) for p in people}
-        session.learn(batches)
+        with threads.step():
+            batches = {p: augment.draw(faces[p], config.batch, sizes, switches, session.generator) for p in people}
+            session.learn(batches)
         if clock.report_due():
             session.look_at_errors()
             on_progress(clock.progress(session))
@@ -97,6 +101,12 @@ def train(
     rate = 2 * config.batch * steps / max(clock.seconds, 1e-9)
     notes = tuple(note for person in people for note in _notes(person, faces[person]))
     return TrainingResult(session.saved, steps, clock.seconds, rate, ended, sheet, notes)
+
+
+def _thread_counts(config: Config, device: str) -> tuple[int, ...]:
+    if config.threads:
+        return (config.threads,)
+    return candidates(tensors.cores()) if device == "cpu" else (tensors.cores(),)
 
 
 def _notes(person: str, faces: data.Faces) -> list[str]:

@@ -26,7 +26,7 @@ class Config:
             activations; weights and Adam's state are always fp32.
         warp: distort the input against the target, which keeps the encoder from learning faces by heart.
         flip: mirror half of the faces; colour: vary brightness, contrast and tint.
-        threads: CPU threads; 0 for all cores.
+        threads: CPU threads; 0 for as many as prove fastest, tried out on the way.
         memory_mb: MiB that both people's decoded faces may take; evenly spaced faces are kept of a larger set.
         save_minutes: time between saves; the end always saves. preview: renew preview.png with each save.
     """

@@ -43,7 +43,6 @@ class Session:
 
     @classmethod
     def begin(cls, config: Config, folder: Path) -> Session:
-        torch.set_num_threads(config.threads or tensors.cores())
         device = tensors.choose_device(config.device)
         dtype = tensors.choose_precision(config.precision, device)
         resumes = (folder / FILE).exists()
