@@ -32,7 +32,7 @@ _ITUNES = frozenset(
     | {"compilation", "creation_time", "location"}
 )
 
-#: Muxer by the target's extension.
+#: Muxer by the target's extension. Not AVI: it has no place for timestamps.
 MUXERS: dict[str, str] = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -40,16 +40,15 @@ MUXERS: dict[str, str] = {
     ".mkv": "matroska",
     ".webm": "webm",
     ".nut": "nut",
-    ".avi": "avi",
 }
 
 #: Extensions that suit each codec, the best first.
 SUFFIXES: dict[str, tuple[str, ...]] = {
-    "h264": (".mp4", ".m4v", ".mov", ".mkv", ".nut", ".avi"),
+    "h264": (".mp4", ".m4v", ".mov", ".mkv", ".nut"),
     "hevc": (".mp4", ".m4v", ".mov", ".mkv", ".nut"),
     "av1": (".mp4", ".m4v", ".mkv", ".webm", ".nut"),
     "prores": (".mov", ".mkv", ".nut"),
-    "ffv1": (".mkv", ".nut", ".avi"),
+    "ffv1": (".mkv", ".nut"),
 }
 
 

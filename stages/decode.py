@@ -23,6 +23,9 @@ from stages.containers import DEMUXERS, open_input
 from stages.planes import nearest
 from stages.reader import Reader, ToClip, numbered
 
+#: Frames a second above this are the container's clock, which FFmpeg gives out where it knows nothing better.
+_FASTEST = 1000
+
 _UPRIGHT = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 
 
@@ -166,7 +169,7 @@ def describe(job: Job, first: av.VideoFrame, stream: av.VideoStream) -> Clip:
         height=first.height,
         pixel_format=pixel_format,
         time_base=stream.time_base or Fraction(1, 90000),
-        rate=_rate(stream),
+        rate=frame_rate_of(stream),
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         colour=_colour(first, pixel_format),
         display_matrix=display_matrix(first),
@@ -175,13 +178,14 @@ def describe(job: Job, first: av.VideoFrame, stream: av.VideoStream) -> Clip:
     )
 
 
-def _rate(stream: av.VideoStream) -> Fraction | None:
+def frame_rate_of(stream: av.VideoStream) -> Fraction | None:
     """Frames a second; None where nothing tells.
 
     A container that counts milliseconds averages 60000/1001 as 19001/317: where the codec's own header says nearly the
     same, it is the one to believe.
     """
-    average = stream.average_rate or stream.guessed_rate
+    told = (stream.average_rate, stream.guessed_rate, stream.codec_context.framerate)
+    average = next((rate for rate in told if rate and rate <= _FASTEST), None)
     named = stream.codec_context.framerate
     if average and named and abs(named / average - 1) < Fraction(1, 1000):
         return named

@@ -16,6 +16,9 @@ from pipeline.types import Clip, Report
 from stages.containers import open_input
 from stages.reader import Damage, demuxed
 
+#: MP4's edit lists hide what lies before the start; other containers would play it. A decoder needs a little of it.
+_WARM_UP = Fraction(-1, 10)
+
 _ATTACHED = av.stream.Disposition.attached_pic
 
 #: Metadata about the source's own container and encoder, which would be wrong in a new file.
@@ -40,6 +43,7 @@ class Company:
         self._packets: Iterator[av.Packet] = iter(())
         self._waiting: av.Packet | None = None
         self._damage = Damage()
+        self._plays_all = False
         self._refused = 0
 
     @property
@@ -56,6 +60,7 @@ class Company:
     def join(self, out: av.container.OutputContainer, add_video: Callable[[], av.VideoStream]) -> av.VideoStream:
         """Adds streams in the source's order, `add_video` making the video's, then chapters and metadata."""
         chapters = self._source.chapters()
+        self._plays_all = out.format.name not in ("mp4", "mov")
         video: av.VideoStream | None = None
         for stream in self._source.streams:
             if stream.index == self._clip.video_stream:
@@ -102,6 +107,8 @@ class Company:
         while (packet := self._waiting or next(self._packets, None)) is not None:
             self._waiting = None
             due = packet.dts if packet.dts is not None else packet.pts
+            if self._plays_all and packet.is_discard and due is not None and due * packet.time_base < _WARM_UP:
+                continue
             if until is not None and due is not None and due * packet.time_base > until:
                 self._waiting = packet
                 return

@@ -237,7 +237,7 @@ def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
     found = []
     with av.open(str(path)) as container:
         streams = [s for s in container.streams if s.type == kind]
-        for packet in container.demux(streams):
+        for packet in container.demux(streams) if streams else ():
             if packet.size:
                 found.append(((packet.pts or 0) * packet.time_base, bytes(packet)))
     return found

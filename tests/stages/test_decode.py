@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError, InputError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Clip, Colour, Frame, Job, Pulled, Report
-from stages.decode import Config, Decode, video_stream
+from stages.decode import Config, Decode, frame_rate_of, video_stream
 from stages.planes import nearest
 from stages.reader import Damage, demuxed
 from tests.clips import MATRICES, decoded, make_clip, owned, picture
@@ -256,6 +256,24 @@ def test_reading_gives_up_where_nothing_comes_any_more() -> None:
     read = demuxed(Stumbling([1], *([[]] * 500), [2]), [], damage)  # type: ignore[arg-type]
     assert [packet.size for packet in read] == [1]
     assert 2 < damage.read_errors < 100
+
+
+@pytest.mark.parametrize(
+    ("average", "guessed", "named", "expected"),
+    [
+        (30, 30, 30, 30),
+        (60000, 25, 25, 25),  # DV: its clock
+        (Fraction(19001, 317), Fraction(19001, 317), Fraction(60000, 1001), Fraction(60000, 1001)),
+        (30, 30, 60, 30),
+        (None, None, None, None),
+        (90000, None, None, None),
+    ],
+)
+def test_the_rate_is_the_likeliest_of_those_that_ffmpeg_tells(
+    average: Fraction | None, guessed: Fraction | None, named: Fraction | None, expected: Fraction | None
+) -> None:
+    stream = SimpleNamespace(average_rate=average, guessed_rate=guessed, codec_context=SimpleNamespace(framerate=named))
+    assert frame_rate_of(stream) == expected  # type: ignore[arg-type]
 
 
 def test_the_first_moving_pictures_are_the_video() -> None:

@@ -345,6 +345,28 @@ def test_sound_from_mp4_to_matroska_and_back(tmp_path: Path) -> None:
             assert abs(a - b) <= Fraction(1, 1000)
 
 
+def test_sound_that_an_edit_list_hides_is_not_played_elsewhere(tmp_path: Path) -> None:
+    plain = make_clip(tmp_path / "plain.mp4", frames=30, audio="aac")
+    source = tmp_path / "a.mp4"
+    with av.open(str(plain)) as before, av.open(str(source), "w") as out:
+        copies = {s.index: out.add_stream_from_template(s, opaque=True) for s in before.streams}
+        for packet in before.demux():
+            if packet.size:
+                if packet.stream.type == "audio":
+                    packet.pts = packet.dts = packet.pts - 24000
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    heard = [(at, data) for at, data in packets(source, "audio") if at >= 0]
+    assert len(heard) < len(packets(source, "audio")) - 20
+    convert(source, tmp_path / "b.mp4")
+    assert packets(tmp_path / "b.mp4", "audio") == packets(source, "audio")
+    convert(source, tmp_path / "b.mkv")
+    kept = packets(tmp_path / "b.mkv", "audio")
+    assert kept[0][0] >= Fraction(-1, 10)
+    assert [data for at, data in kept if at >= 0] == [data for _, data in heard]
+    assert seconds(tmp_path / "b.mkv")[0] == 0
+
+
 def test_metadata_that_only_quicktime_has_a_place_for(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mkv", metadata={"com.apple.quicktime.make": "Acme", "title": "Tea"})
     convert(source, tmp_path / "b.mp4")
