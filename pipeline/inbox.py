@@ -19,8 +19,9 @@ from pipeline.publish import sweep
 
 _log = logging.getLogger(__name__)
 
-#: What browsers, copy programs and editors call a file that is not finished.
-_UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".download", ".filepart", ".swp", ".!ut", "~")
+#: What a file that is not finished is called before its extension; those that hide it behind theirs (clip.mp4.part)
+#: have none that counts as a clip's.
+_UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".download", ".incomplete")
 
 _FAILED = ".failed.json"
 
@@ -63,6 +64,9 @@ class WatchConfig:
             raise ValueError(f"settle_s must be from 0 to 3600, not {self.settle_s:g}")
         if not 0.1 <= self.rescan_s <= 3600:
             raise ValueError(f"rescan_s must be from 0.1 to 3600, not {self.rescan_s:g}")
+        for suffix in self.suffixes:
+            if suffix != suffix.lower() or not suffix.startswith("."):
+                raise ValueError(f"suffixes are written like .mp4, not {suffix!r}")
         if (self.done is None) == (self.on_done == "move"):
             raise ValueError("done names the folder for on_done: move; set both or neither")
 
@@ -182,14 +186,12 @@ class Inbox:
             if not self.config.recursive:
                 folders.clear()
             folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != self._out)
-            for name in sorted(files):
-                small = name.lower()
-                if (
-                    small.endswith(self.config.suffixes)
-                    and not name.startswith(".")
-                    and not small.endswith(_UNFINISHED)
-                ):
-                    yield here / name
+            yield from (here / name for name in sorted(files) if self._is_clip(name.lower()))
+
+    def _is_clip(self, name: str) -> bool:
+        stem, dot, suffix = name.rpartition(".")
+        finished = not name.startswith((".", "~")) and not stem.endswith(_UNFINISHED)
+        return finished and dot + suffix in self.config.suffixes
 
 
 def fingerprint(path: Path) -> Fingerprint | None:

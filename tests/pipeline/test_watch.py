@@ -112,7 +112,17 @@ def test_a_file_that_is_replaced_counts_as_new_even_with_an_old_date(tmp_path: P
 
 
 def test_what_is_no_clip_is_left_alone(folders: WatchConfig) -> None:
-    for name in (".hidden.mp4", "a.mp4.part", "a.mp4~", "b.crdownload", "notes.txt", "a.mp4.tmp"):
+    for name in (
+        ".hidden.mp4",
+        "a.mp4.part",
+        "a.mp4~",
+        "b.crdownload",
+        "notes.txt",
+        "a.mp4.tmp",
+        "~a.mp4",
+        "a.temp.MP4",
+        "mp4",
+    ):
         (folders.inbox / name).write_bytes(b"x")
     (folders.inbox / ".thumbnails").mkdir()
     (folders.inbox / ".thumbnails/c.mp4").write_bytes(b"x")
@@ -165,6 +175,15 @@ def test_two_clips_that_would_become_one(folders: WatchConfig) -> None:
     assert (folders.out / "a.mp4").read_bytes() == b"first"
     failure = next(outcome.failure for outcome in told if outcome.failure)
     assert failure.reason.endswith("becomes " + str(folders.out / "a.mp4") + " too; rename one of them")
+
+
+def test_a_clip_that_comes_later_does_not_replace_an_earlier_ones_result(folders: WatchConfig) -> None:
+    inbox = Inbox(folders, mp4)
+    (folders.inbox / "b.mp4").write_bytes(b"first")
+    assert [arrival.rival for arrival in inbox.take()] == [None]
+    (folders.inbox / "b.gif").write_bytes(b"second")
+    (arrival,) = inbox.take()
+    assert (arrival.source.name, arrival.rival) == ("b.gif", folders.inbox / "b.mp4")
 
 
 def test_a_finished_clip_is_put_away(folders: WatchConfig, tmp_path: Path) -> None:
@@ -247,6 +266,7 @@ def test_folders_that_would_feed_each_other(tmp_path: Path) -> None:
         ({"settle_s": -1.0}, "settle_s must be from 0 to 3600"),
         ({"rescan_s": 0.0}, "rescan_s must be from"),
         ({"on_done": "move"}, "done names the folder"),
+        ({"suffixes": (".mp4", "MKV")}, "suffixes are written like .mp4, not 'MKV'"),
     ],
 )
 def test_wrong_settings(settings: dict[str, object], message: str) -> None:
