@@ -32,6 +32,10 @@ _ITUNES = frozenset(
     | {"compilation", "creation_time", "location"}
 )
 
+#: How far (in microseconds) a stream with nothing to say, as subtitles often are, holds the others' packets back in
+#: memory. FFmpeg would wait for 10 s, which may be a gigabyte; here packets come in order anyway.
+_INTERLEAVE_US = "500000"
+
 #: Muxer by the target's extension. Not AVI: it has no place for timestamps.
 MUXERS: dict[str, str] = {
     ".mp4": "mp4",
@@ -139,12 +143,13 @@ def muxer_options(muxer: str, bases: Sequence[Fraction], keys: Iterable[str]) ->
 
     `bases` are the time bases of all streams, the video's first; `keys` names the metadata there is.
     """
+    options = {"max_interleave_delta": _INTERLEAVE_US}
     if muxer == "matroska":
         # Sound may start a little before zero (its encoder's delay); shifting everything would move the pictures.
-        return {"avoid_negative_ts": "disabled"}
+        options["avoid_negative_ts"] = "disabled"
     if muxer not in ("mp4", "mov"):
-        return {}
-    options = {
+        return options
+    options |= {
         # MP4 measures a late start in ticks of the whole film, which FFmpeg makes 1/1000 s unless told otherwise.
         "movie_timescale": str(timescale(bases)),
         "video_track_timescale": str(timescale(bases[:1])),

@@ -72,6 +72,9 @@ class Company:
         out.metadata.update(self.metadata)
         if chapters:
             out.set_chapters(chapters)
+        for stream in self._source.streams:
+            if stream.index not in self._pairs:
+                stream.discard = av.stream.Discard.all  # the video's bytes need not be read a second time
         self._packets = demuxed(self._source, [self._source.streams[i] for i in self._pairs], self._damage)
         assert video is not None, "Decode has found the video stream in this very file"
         return video

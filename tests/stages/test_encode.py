@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, PublishError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.publish import publish
 from pipeline.runner import inline
-from pipeline.types import Clip, Colour, Frame, Job, Pulled, Report
+from pipeline.types import Clip, Colour, Frame, Job, Picture, Pulled, Report
 from stages.codecs import CODECS
 from stages.decode import Decode
 from stages.encode import Config, Encode
@@ -250,6 +250,26 @@ def test_sound_lies_between_the_pictures_it_belongs_to(suffix: str, tmp_path: Pa
         stored = sorted((p.pos, p.dts * p.time_base) for p in container.demux() if p.pos is not None and p.size)
     late = [before - after for (_, before), (_, after) in pairwise(stored)]
     assert max(late) < 2
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_stream_with_little_to_say_does_not_hold_the_pictures_back(suffix: str, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / f"a.{suffix}", frames=2, subtitles="mov_text" if suffix == "mp4" else "srt")
+    clip = replace(
+        facts(source), target=f"/x.{suffix}", partial=str(tmp_path / f"b.{suffix}"), time_base=Fraction(1, 30)
+    )
+    clip = replace(clip, width=320, height=240)
+    rng = np.random.default_rng(1)
+
+    def noise(index: int) -> Frame:
+        shapes = clip.pixel_format.shapes(320, 240)
+        planes = tuple(rng.integers(0, 256, shape, np.uint8) for shape in shapes)
+        return Frame(1, index, index, Picture(clip.pixel_format, 320, 240, planes), duration=1)
+
+    written = {}
+    for frame in Encode(Config(preset="ultrafast", quality=0, threads=1))(clip, Pulled(map(noise, range(90)))):
+        written[frame.index] = Path(clip.partial).stat().st_size
+    assert written[89] > Path(clip.partial).stat().st_size / 2
 
 
 def test_mp4_to_matroska_keeps_times_to_its_millisecond(tmp_path: Path) -> None:
