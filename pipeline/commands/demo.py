@@ -47,7 +47,7 @@ _OURS = ("clips", "faces", "model", "watched", "out", "contact_sheet.png", "repo
 _CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 #: How the demo trains: the smallest network, as fast as it learns.
-_RECIPE = {"preset": "sketch", "lr": 5e-4, "lr_end": 0.1, "save_minutes": 10.0}
+_RECIPE = {"preset": "sketch", "batch": 8, "lr": 2e-3, "lr_end": 0.02, "beta2": 0.99, "save_minutes": 10.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ SUMMARY = "train a model on two people's face sets"
 EXAMPLES = """\
   understudy train faces/anna faces/bert -o model
   understudy train faces/anna faces/bert -o model --minutes 30
-  understudy train faces/anna faces/bert -o small --set train.preset=tiny --iterations 5000
+  understudy train faces/anna faces/bert -o small --set train.preset=sketch --iterations 5000
 """
 
 
