@@ -59,6 +59,10 @@ class Machine:
                 break
         self._patience_s -= time.monotonic() - begun
 
+    def lose(self, seconds: float) -> None:
+        """Takes the time of a turn that was disturbed off the patience."""
+        self._patience_s -= seconds
+
     @property
     def patient(self) -> bool:
         """Whether a disturbed turn may be run again."""
@@ -115,6 +119,8 @@ def interleaved(
             sample = variants[name]()
             sample = Sample(sample.value, sample.facts, machine.others_since(mark))
             quiet = sample.others <= QUIET_DURING
+            if not quiet:
+                machine.lose(time.monotonic() - mark[0])
             (kept if quiet else disturbed)[name].append(sample)
             told = " (disturbed)" if not quiet else ""
             _log.info("  %s: %.4g%s", name, sample.value, told)

@@ -26,6 +26,9 @@ class Busy(Machine):
         self.waits += 1
         self._patience_s -= 1
 
+    def lose(self, seconds: float) -> None:
+        self._patience_s -= 1
+
     def others_since(self, mark: tuple[float, float, float]) -> float:
         return self.others
 
@@ -99,7 +102,7 @@ def test_disturbed_turns_are_run_again_while_patience_lasts_and_then_count() -> 
         turns.append(1)
         return Sample(len(turns))
 
-    samples = rounds.interleaved({"a": turn}, 3, Busy(6, others=1.0))
+    samples = rounds.interleaved({"a": turn}, 3, Busy(12, others=1.0))
     assert len(turns) == 6
     assert len(samples["a"]) == 3
     assert "1.0 cores" in rounds.disturbance(samples)
