@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name may be no UTF-8
-    # Said before torch loads: its threads shall sleep, not spin, while they wait. On cores that others use too, spinning
-    # makes a training ten times slower.
+    # Said before torch loads: its threads shall sleep, not spin, while they wait. On cores that others use too,
+    # spinning makes a training ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parser().parse_args(argv)
     level = logging.DEBUG if args.verbose else logging.ERROR if args.quiet else logging.INFO

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from pipeline.ends import failure_of
-from pipeline.errors import PublishError
 from pipeline.pixels import Plane
 from pipeline.publish import publish
-from pipeline.specs import Outcome
+from pipeline.specs import Failure, Outcome
 from pipeline.types import Clip, Frame, Frames, Job, Picture, Pulled, Report, Source, Stage
 
 
@@ -19,21 +18,20 @@ def inline(stages: Sequence[Stage], job: Job) -> Outcome:
     begun = time.monotonic()
     reports: dict[str, Report] = {}
     count = 0
-    name = _name(stages[0])
-    clip: Clip | None = None
+    failure: Failure | None = None
+    at = _name(stages[0])
+    frame: int | None = None
     try:
         clip = cast(Source, stages[0]).open(job)
-        for _ in chain(stages, clip, reports):
-            count += 1
-        name = "publish"
+        for out in chain(stages, clip, reports):
+            count = out.index + 1
+            frame = count
+        at, frame = _name(stages[-1]), None
         if clip.target:
             publish(clip.partial, clip.target)
-    except PublishError as error:
-        return Outcome(job, count, failure_of(name, None, error), reports, time.monotonic() - begun)
     except Exception as error:  # noqa: BLE001  the one place that owns what becomes of the job
-        frame = count if clip is not None else None
-        return Outcome(job, count, failure_of(_blame(error) or name, frame, error), reports, time.monotonic() - begun)
-    return Outcome(job, count, None, reports, time.monotonic() - begun)
+        failure = failure_of(_blame(error) or at, frame, error)
+    return Outcome(job, count, failure, reports, time.monotonic() - begun)
 
 
 def chain(stages: Sequence[Stage], clip: Clip, reports: dict[str, Report] | None = None) -> Iterator[Frame]:

@@ -1,0 +1,62 @@
+"""The board and the clock that writes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.board import Board, Doing, Meter
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    made = Board(3)
+    yield made
+    made.close()
+
+
+def test_time_goes_to_one_thing_of_one_stage_at_a_time(board: Board) -> None:
+    meter = Meter((board.row(1), board.row(2)))
+    began = time.monotonic_ns()
+    meter.switch(Doing.BUSY, 0)
+    before = meter.switch(Doing.BUSY, 1)
+    while time.monotonic_ns() - began < 3_000_000:
+        pass
+    meter.switch(*before)
+    meter.switch(Doing.WAIT_OUT, 1)
+    meter.switch(Doing.WAIT_IN)
+    meter.switch(Doing.IDLE)
+    took = time.monotonic_ns() - began
+    first, second = board.read(1), board.read(2)
+    total = sum(r.busy_ns + r.wait_in_ns + r.wait_out_ns for r in (first, second))
+    assert 2_900_000 < second.busy_ns < took
+    assert second.wait_out_ns > 0 == first.wait_out_ns
+    assert first.wait_in_ns > 0 == second.wait_in_ns
+    assert 0.9 * took < total <= took, "all the time is counted, and none twice"
+    assert board.read(0).busy_ns == 0
+
+
+def test_a_row_says_where_its_stage_is(board: Board) -> None:
+    row = board.row(2)
+    row.at(7, 41)
+    row.doing(Doing.BUSY, 5)
+    row.count()
+    read = board.read(2)
+    assert (read.clip, read.frame, read.doing, read.since_ns, read.frames) == (7, 41, Doing.BUSY, 5, 1)
+    board.forget(2)
+    read = board.read(2)
+    assert (read.clip, read.frame, read.doing, read.frames) == (0, 0, Doing.IDLE, 1), "counts stay"
+
+
+def test_starved_means_that_nothing_can_come(board: Board) -> None:
+    first = board.row(0)
+    first.placed()
+    first.placed()
+    assert not board.starved(2), "the first process is not waiting"
+    first.starve(True)
+    assert not board.starved(1), "one frame is still on its way"
+    assert board.starved(2)
+    first.starve(False)
+    assert not board.starved(2)
