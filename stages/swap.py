@@ -33,7 +33,8 @@ class Config:
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "auto" (bf16 where the device has instructions for it), "fp32", "bf16" or "fp16".
         batch: how many faces go through the network at once at most.
-        max_wait_ms: how long a face waits for others to share its batch at most.
+        max_wait_ms: how long a face waits for others to share its batch at most; while it waits the stages before it
+            work on, so in a file only the first frame comes later. `pipe` has a shorter bound of its own.
         threads: CPU threads of the network; 0 means all cores but one.
     """
 
@@ -43,7 +44,7 @@ class Config:
     device: str = "auto"
     precision: str = "auto"
     batch: int = 8
-    max_wait_ms: float = 100.0
+    max_wait_ms: float = 1000.0
     threads: int = 0
 
     def __post_init__(self) -> None:

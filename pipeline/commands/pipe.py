@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.app import Settings
     from pipeline.specs import Outcome
 
 SUMMARY = "swap faces in frames that come and go through pipes"
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to-format", choices=tuple(_FORMATS), help="what goes out (y4m; raw where raw comes in)")
     parser.add_argument("--size", metavar="WxH", help="of raw video, e.g. 1280x720")
     parser.add_argument("--pixel-format", metavar="NAME", default="yuv420p", help="of raw video, FFmpeg's name")
+    parser.add_argument(
+        "--latency", metavar="MS", type=float, default=100.0, help="how long a stage may hold a frame back for others"
+    )
     parser.add_argument("--rate", metavar="N", default="25", help="of raw video, e.g. 25 or 30000/1001")
 
 
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     app.describe_model(settings)
     # a writer that has nothing to say and a reader that is paused hold the ends up for as long as they like
     settings = replace(settings, engine=replace(settings.engine, deadline_s=math.inf))
+    settings = _hurried(settings, args.latency)
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         if stream.isatty():
             raise ConfigError(f"standard {name} is a terminal; frames come and go through pipes, see --help")
@@ -70,6 +75,19 @@ def run(args: argparse.Namespace) -> int:
             if args.verbose:
                 print(stage_table(engine.stats(), time.monotonic() - begun), file=sys.stderr)
     return _end(outcome, args.quiet) if not outcome.ok else outcomes.exit_code([outcome])
+
+
+def _hurried(settings: Settings, latency_ms: float) -> Settings:
+    """The settings with no stage holding a frame back for longer than the latency."""
+    from pipeline.errors import ConfigError
+
+    if not latency_ms >= 0:
+        raise ConfigError(f"--latency must be 0 ms or more, not {latency_ms:g}")
+    return replace(
+        settings,
+        swap=replace(settings.swap, max_wait_ms=min(settings.swap.max_wait_ms, latency_ms)),
+        align=replace(settings.align, max_wait_ms=min(settings.align.max_wait_ms, latency_ms)),
+    )
 
 
 def _end(outcome: Outcome, quiet: bool) -> int:
