@@ -81,10 +81,17 @@ class Board:
         """Clears what a dead process was doing, keeping what it had counted."""
         self._words(row)[_Word.CLIP :] = 0
 
-    def starved(self, received: int) -> bool:
-        """Whether nothing can come: the first process waits for room and all it ever placed has been received."""
+    def starved(self, received: int, row: int) -> bool:
+        """Whether nothing can come to the process that has received so many frames and whose last row is `row`.
+
+        That is so when the first process waits for room, all it ever placed has been received, and no stage behind is
+        at work: only they could give room back.
+        """
         words = self._words(0)
-        return bool(words[_Word.STARVED]) and int(words[_Word.PLACED]) == received
+        if not words[_Word.STARVED] or int(words[_Word.PLACED]) != received:
+            return False
+        doing = (self._words(behind)[_Word.DOING] for behind in range(row + 1, self.rows))
+        return not any(what in (Doing.BUSY, Doing.WAIT_OUT) for what in doing)
 
     def close(self) -> None:
         """Gives the memory back."""

@@ -27,6 +27,10 @@ from pipeline.types import Clip, Frame, Frames, Job, Report, Source
 _CREDIT = struct.Struct("<Q")
 
 
+#: How often in a row a stage must be found without hope of more frames before it stops waiting for them.
+_STARVED_LOOKS = 3
+
+
 class Voided(Exception):  # noqa: N818  (an event: the clip has failed elsewhere)
     """Comes out of `next(frames)` when the clip has failed in another stage: clean up, nothing more will come."""
 
@@ -82,10 +86,11 @@ class Output(Protocol):
 class FromNeighbour:
     """Frames from the group of processes before."""
 
-    def __init__(self, inlet: Inlet, meter: Meter, board: Board) -> None:
+    def __init__(self, inlet: Inlet, meter: Meter, board: Board, row: int) -> None:
         self._inlet = inlet
         self._meter = meter
         self._board = board
+        self._row = row  # the process's last on the board: those behind it are the stages behind
         self.received = 0  # frames in all, to compare with what the first process placed
 
     def next_clip(self) -> Clip | None:
@@ -107,13 +112,16 @@ class FromNeighbour:
 
     def ready(self, timeout_s: float) -> bool:
         """As `Frames.ready`: polls in short steps, so that a starved decoder is noticed at once."""
+        looks = 0
         before = self._meter.switch(Doing.WAIT_IN)
         try:
             while not self._inlet.poll(min(0.004, max(0.0, timeout_s))):
                 timeout_s -= 0.004
                 if timeout_s <= 0:
                     return False
-                if self._board.starved(self.received):
+                # between two frames a stage is idle for a moment, so one look is not enough
+                looks = looks + 1 if self._board.starved(self.received, self._row) else 0
+                if looks == _STARVED_LOOKS:
                     return self._inlet.poll(0)
             return True
         finally:

@@ -54,9 +54,15 @@ def test_starved_means_that_nothing_can_come(board: Board) -> None:
     first = board.row(0)
     first.placed()
     first.placed()
-    assert not board.starved(2), "the first process is not waiting"
+    assert not board.starved(2, 1), "the first process is not waiting"
     first.starve(True)
-    assert not board.starved(1), "one frame is still on its way"
-    assert board.starved(2)
+    assert not board.starved(1, 1), "one frame is still on its way"
+    assert board.starved(2, 1)
+    for doing in (Doing.BUSY, Doing.WAIT_OUT):
+        board.row(2).doing(doing, 5)
+        assert not board.starved(2, 1), "a stage behind is at work and will give room back"
+        assert board.starved(2, 2), "it is not behind itself"
+    board.row(2).doing(Doing.WAIT_IN, 5)
+    assert board.starved(2, 1)
     first.starve(False)
-    assert not board.starved(2)
+    assert not board.starved(2, 1)

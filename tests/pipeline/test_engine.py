@@ -149,6 +149,13 @@ def test_batches_fill_while_upstream_can_still_send() -> None:
     assert outcomes[1].reports["gather"]["batches"] == 10  # not one cut short
 
 
+def test_batches_fill_while_the_last_stage_holds_the_room() -> None:
+    # the ring is full of frames that wait for the slow last stage: it will give room back, so nothing is cut short
+    config = EngineConfig(processes=TABLE, ring_mb=8, scratch_kb=64, max_frames=12)
+    outcomes = run(specs(gather=Config(batch=8, wait_s=5.0), check=Config(delay_s=0.02)), config, jobs(1, "64x48x160"))
+    assert outcomes[1].reports["gather"]["batches"] <= 24  # 20 full ones, and a few cut short at an unlucky moment
+
+
 def test_cancel_running_and_waiting() -> None:
     with Engine(specs(check=Config(delay_s=0.005)), SMALL) as engine:
         for job in jobs(8, "64x48x400"):
