@@ -96,11 +96,16 @@ class Outlet:
 
     def __init__(self, pipes: Sequence[Connection]) -> None:
         self._pipes = tuple(pipes)
+        self._fds = tuple(pipe.fileno() for pipe in pipes)
 
     def send_frame(self, record: FrameRecord) -> None:
         """Hands a frame on. Raises ReceiverGone."""
+        data = pack_frame(record)
+        data = _LENGTH.pack(len(data)) + data  # as `Connection.send_bytes` does, in a third of its time
+        fd = self._fds[record.index % len(self._fds)]
         try:
-            self._pipes[record.index % len(self._pipes)].send_bytes(pack_frame(record))
+            while data:
+                data = data[os.write(fd, data) :]
         except OSError as error:
             raise ReceiverGone from error
 
@@ -115,6 +120,7 @@ class Outlet:
 
     def close(self) -> None:
         """The next group sees the end of file."""
+        self._fds = (-1,) * len(self._pipes)  # nobody's descriptor, whoever gets the number next
         for pipe in self._pipes:
             pipe.close()
 

@@ -26,8 +26,9 @@ from stages.streams import Company
 
 _PROGRESSIVE = 1
 
-#: What is written at once: two or three pictures, so that a file soon shows that it grows.
-_WRITE_NBYTES = 1 << 16
+#: How much FFmpeg gathers before it writes; a packet's end is written at once (`flush_packets`). Python's own buffer is
+#: only there because it, unlike a raw file, writes all it is given or raises.
+_WRITE_NBYTES, _PYTHON_NBYTES = 1 << 18, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Writer:
         self._company = Company(clip)
         try:
             # A file object, not a path: FFmpeg would leave its own descriptor open when a header is refused.
-            self._file = open(clip.partial, "wb", buffering=_WRITE_NBYTES)  # noqa: SIM115, PTH123  closed by `close`
+            self._file = open(clip.partial, "wb", buffering=_PYTHON_NBYTES)  # noqa: SIM115, PTH123  closed by `close`
         except OSError as error:
             self._company.close()
             raise PublishError(f"{clip.target} could not be written: {reason(error)}") from error
@@ -131,7 +132,8 @@ class Writer:
 
     def _open(self, config: Config) -> av.container.OutputContainer:
         keys = self._company.metadata
-        options = muxer_options(self._muxer, self._company.time_bases, keys) | dict(config.container_options)
+        options = muxer_options(self._muxer, self._company.time_bases, keys)
+        options = {**options, "flush_packets": "1", **config.container_options}
         return av.open(self._file, "w", format=self._muxer, container_options=options, buffer_size=_WRITE_NBYTES)
 
     def _add_video(self, config: Config) -> av.VideoStream:
