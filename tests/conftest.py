@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -77,8 +78,18 @@ def _children() -> set[str]:
 
 
 def _shared_memory() -> set[str]:
+    """Names in /dev/shm, but for those that programs outside this test run have mapped (compared by inode)."""
     folder = Path("/dev/shm")
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    names = {entry.stat().st_ino: entry.name for entry in folder.iterdir()} if folder.is_dir() else {}
+    if not names:
+        return set()
+    me = psutil.Process()
+    ours = {me.pid, *(child.pid for child in me.children(recursive=True))}
+    for pid in set(psutil.pids()) - ours:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                names.pop(int(line.split(maxsplit=5)[4]), None)
+    return set(names.values())
 
 
 def _descriptors() -> set[str]:
