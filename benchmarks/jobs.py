@@ -16,7 +16,6 @@ from typing import cast
 from benchmarks.bars import Result
 from benchmarks.rounds import Machine, Sample, disturbance, interleaved, middle, middle_fact, ratio
 from benchmarks.runs import (
-    ENGINE_ENVIRONMENT,
     Inline,
     engine_run,
     ffmpeg_run,
@@ -25,6 +24,7 @@ from benchmarks.runs import (
     servant,
 )
 from benchmarks.workshop import RATE, SIX, THREE, Workshop, bitrate, encoder_options, table
+from pipeline.chain import CHILD_ENVIRONMENT
 from pipeline.publish import discard
 from pipeline.specs import StageSpec
 from pipeline.types import Frame, Job, Pulled, Source
@@ -78,9 +78,10 @@ def whole(quick: bool, machine: Machine, workshop: Workshop, wanted: Collection[
         if "P9" in wanted:
             runs["three"] = stack.enter_context(engine_run(workshop, chain, table(THREE)))
         if "P7" in wanted:
-            runs["one"] = stack.enter_context(servant(workshop, Inline, chain, env=ENGINE_ENVIRONMENT))
-            spread = workshop.chain(threads=os.cpu_count() or 1)
-            runs["one, network on all cores"] = stack.enter_context(servant(workshop, Inline, spread))
+            runs["one"] = stack.enter_context(servant(workshop, Inline, chain, env=CHILD_ENVIRONMENT))
+            cores = os.cpu_count() or 1
+            spread, env = workshop.chain(threads=cores), CHILD_ENVIRONMENT | {"OMP_NUM_THREADS": str(cores)}
+            runs["one, network on all cores"] = stack.enter_context(servant(workshop, Inline, spread, env=env))
         if "P8" in wanted:
             model = str(workshop.model())
             runs["naive"] = stack.enter_context(servant(workshop, make_naive, model, "b", encoder_options()))
@@ -106,7 +107,7 @@ def idle_cores(quick: bool, machine: Machine, workshop: Workshop) -> Result:
     if cores < _CORES_TO_BE_IDLE:
         return Result("P6", None, note=f"not measurable on {cores} cores, needs {_CORES_TO_BE_IDLE}")
     source = workshop.clip(1920, 1080, 3 if quick else 10)
-    chain, env = workshop.chain(), ENGINE_ENVIRONMENT
+    chain, env = workshop.chain(), CHILD_ENVIRONMENT
     with engine_run(workshop, chain, table(SIX)) as run, servant(workshop, Alone, chain, env=env) as alone:
         samples = interleaved({"job": partial(run, source), "alone": partial(alone, source)}, 3, machine)
     return Result(

@@ -21,9 +21,6 @@ from pipeline.runner import inline
 from pipeline.specs import EngineConfig, Outcome, ProcessSpec, StageSpec, StageStats
 from pipeline.types import Job
 
-#: What the engine says to its children too, for the inline run of the same stages.
-ENGINE_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
-
 
 class EngineRun:
     """A warm engine; calling it runs one job and gives frames per second, with what the machine spent on it."""

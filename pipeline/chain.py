@@ -24,7 +24,7 @@ from pipeline.worker import PEER_GONE, Post, main
 
 #: Set while children are spawned. One thread for each stage: the stages are the parallelism. Passive waiting leaves the
 #: core to the encoder (see docs/performance.md), and has to be said before torch loads.
-_CHILD_ENVIRONMENT = {
+CHILD_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -113,7 +113,7 @@ class Chain:
         ends: list[Connection] = [jobs, credits_in, credits_out]
         ends += [end for group in pipes for sender in group for pipe in sender for end in pipe]
         row = 0
-        with _environment(_CHILD_ENVIRONMENT):
+        with _environment(CHILD_ENVIRONMENT):
             for at, group in enumerate(groups):
                 for place in range(group.workers):
                     rows = tuple(range(row, row + len(group.stages)))
