@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 from benchmarks import suite
 from pipeline.errors import UnderstudyError
@@ -24,9 +27,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """0 where every bar that could be measured was reached, 1 where one was not."""
     args = parser().parse_args()
+    signal.signal(signal.SIGTERM, _terminate)  # so that every `with` on the way out is left properly
     suite.narrate(args.verbose, args.quiet)
     try:
         return 0 if suite.run(args.only, args.quick, args.json, args.sizes, args.patience) else 1
