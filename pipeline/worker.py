@@ -34,6 +34,7 @@ from pipeline.ends import (
     Voided,
     failure_of,
 )
+from pipeline.errors import UnderstudyError
 from pipeline.messages import VOID, Abort, Broken, FrameRecord, Ready, pack
 from pipeline.pool import Ring, SharedBlock, Slots
 from pipeline.specs import Failure, StageSpec
@@ -216,7 +217,10 @@ class Worker:
             due = frames.taken[0].index if frames.taken else None
             if frame.index != due:
                 raise StageFailed(Failure(name, frame.index, f"handed on frame {frame.index} where {due} was due"))
-            record = slots.describe(frame)
+            try:
+                record = slots.describe(frame)
+            except UnderstudyError as error:  # its faces' arrays do not fit into its slot
+                raise StageFailed(failure_of(name, frame.index, error)) from error
             before = self._meter.switch(Doing.WAIT_OUT, last)
             self._output.frame(record)
             frames.taken.popleft()
@@ -226,12 +230,13 @@ class Worker:
 
     @staticmethod
     def _close(links: list[Link]) -> Failure | None:
+        failure: Failure | None = None
         for link in reversed(links):
             try:
                 link.close()
             except Exception as error:  # noqa: BLE001  a stage's clean-up is as much its own as its work
-                return failure_of(link.name, link.frame, error)
-        return None
+                failure = failure_of(link.name, link.frame, error)
+        return failure
 
     def _finish(self, clip: Clip, frames: ClipFrames | None, links: list[Link], failure: Failure | None) -> None:
         """Passes by what is left of the clip and says how it ended."""

@@ -86,6 +86,15 @@ def test_other_ways_to_fail(trouble: str, words: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["2.out"]
 
 
+def test_faces_that_do_not_fit_into_their_slot_fail_the_clip_by_name() -> None:
+    config = EngineConfig(processes=TABLE, ring_mb=8, scratch_kb=8)
+    outcomes = run(specs(find=Config(faces=1)), config, jobs(1))
+    failure = outcomes[1].failure
+    assert failure is not None
+    assert (failure.stage, failure.frame) == ("find", 0)
+    assert "lower detect.max_faces or raise engine.scratch_kb" in failure.reason
+
+
 def test_a_clip_that_will_not_open_is_refused_by_name() -> None:
     outcomes = run(specs(), SMALL, [Job(1, "8x8x8:refuse", ""), Job(2, "8x8x8", ""), Job(3, "9000x9000x1", "")])
     assert outcomes[1].failure is not None and outcomes[1].failure.error == "InputError"
