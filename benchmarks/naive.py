@@ -44,6 +44,7 @@ class Script:
             video = clip.streams.video[0]
             stream = out.add_stream("libx264", rate=video.average_rate, options=self._encoder)
             stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+            stream.codec_context.thread_type = "FRAME"  # as ffmpeg's own program has it
             for frame in clip.decode(video):
                 image = self._swapped(frame.to_ndarray(format="bgr24"), count)
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
@@ -112,6 +113,7 @@ class Transcode:
             video.thread_type = "AUTO"
             stream = out.add_stream("libx264", rate=video.average_rate, options=self._encoder)
             stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+            stream.codec_context.thread_type = "FRAME"  # as ffmpeg's own program has it
             sound = {s: out.add_stream_from_template(s) for s in clip.streams.audio}
             for packet in clip.demux():
                 if packet.stream in sound:
