@@ -281,6 +281,9 @@ def main(post: Post) -> None:
     # the terminal's Ctrl-C and a service manager's SIGTERM go to the whole group: the parent decides, pipes tell
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "SCHED_BATCH"):  # Linux: a frame that arrives does not cut a neighbour's work short
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with suppress(OSError):  # only a name in `ps` and `top`
         Path("/proc/self/comm").write_text(f"us-{post.name}"[:15])
     threading.Thread(target=_leave_with_parent, name="lifeline", daemon=True).start()
