@@ -105,7 +105,7 @@ def _write_clip(path: Path, width: int, height: int, seconds: float, preset: str
     ):
         video = out.add_stream("libx264", rate=RATE, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.codec_context.thread_type = "FRAME"  # as x264 works by itself: PyAV's slices cost half the bitrate more
+        video.codec_context.thread_type = "FRAME"  # as ffmpeg's own program has it
         audio = out.add_stream("aac", rate=48000)
         for frame in shown.decode(video=0):
             out.mux(video.encode(frame))
