@@ -11,7 +11,6 @@ import struct
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Protocol, cast
 
@@ -400,5 +399,5 @@ class ToParent:
         try:
             publish(clip.partial, clip.target)
         except PublishError as error:
-            return replace(failure_of(self._name, None, error))
+            return failure_of(self._name, None, error)
         return None

@@ -240,9 +240,9 @@ class Worker:
 
     def _finish(self, clip: Clip, frames: ClipFrames | None, links: list[Link], failure: Failure | None) -> None:
         """Passes by what is left of the clip and says how it ended."""
-        assert frames is not None or failure is not None
         if frames is None:  # only the first process can fail before it has made a frame
-            self._output.finish(clip, Abort(clip.id, 0, failure or Failure("", None, "")))
+            assert failure is not None
+            self._output.finish(clip, Abort(clip.id, 0, failure))
             return
         while frames.taken:
             self._output.frame(_void(frames.taken.popleft()))
