@@ -5,9 +5,10 @@ the decoders. A swap encodes a picture of one person and decodes it as the other
 
     encoder: Down per width, flatten, dense, dense, reshape (side, side, base), Up latent   -> (latent, 2 side, 2 side)
     decoder: Up per width, Out 3                                                            -> (3, size, size)
+    mask:    Up per width, Out 1, from the same latent                                      -> (1, size, size)
 
 At full size (64 px; widths 128, 256, 512, 1024) that is 69 662 976 parameters for the encoder, 6 199 747 for each
-decoder. The dense layers have no activation.
+decoder and 6 196 545 for each mask. The dense layers have no activation.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.blocks import Down, Out, Up, dense
+from models.autoencoder import Autoencoder, Decoded
+from models.blocks import Layers, Stack, Unflatten
 from pipeline.errors import ConfigError
 
 
@@ -78,61 +80,57 @@ PRESETS: dict[str, Config] = {
 }
 
 
-class Encoder(nn.Module):
+def encoder(config: Config, layers: Layers) -> Stack:
     """(N, 3, size, size) float 0..1 RGB to (N, latent, 2 side, 2 side)."""
+    widths = (3, *config.encoder)
+    seen = config.size >> len(config.encoder)
+    side = config.size >> (len(config.decoder) + 1)
+    return Stack(
+        *(layers.down(a, b) for a, b in itertools.pairwise(widths)),
+        nn.Flatten(),
+        layers.dense(config.encoder[-1] * seen * seen, config.dense),
+        layers.dense(config.dense, config.base * side * side),
+        Unflatten(config.base, side),
+        layers.up(config.base, config.latent),
+    )
 
-    def __init__(self, config: Config) -> None:
+
+class Decoder(nn.Module):
+    """(N, latent, 2 side, 2 side) to (N, 3, size, size) float32 0..1 RGB, and the mask where one is learned."""
+
+    def __init__(self, config: Config, layers: Layers) -> None:
         super().__init__()
-        widths = (3, *config.encoder)
-        self.down = nn.Sequential(*(Down(a, b) for a, b in itertools.pairwise(widths)))
-        seen = config.size >> len(config.encoder)
-        side = config.size >> (len(config.decoder) + 1)
-        self.squeeze = dense(config.encoder[-1] * seen * seen, config.dense)
-        self.unfold = dense(config.dense, config.base * side * side)
-        self.shape = (config.base, side, side)
-        self.up = Up(config.base, config.latent)
+        self.face = self._branch(config, layers, 3)
+        self.mask = self._branch(config, layers, 1) if layers.options.mask else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        unfolded = self.unfold(self.squeeze(self.down(x).flatten(1)))
-        latent: Tensor = self.up(unfolded.unflatten(1, self.shape))
-        return latent
+    def forward(self, latent: Tensor) -> Decoded:
+        return Decoded((self.face(latent),), None if self.mask is None else self.mask(latent))
 
-
-class Decoder(nn.Sequential):
-    """(N, latent, 2 side, 2 side) to (N, 3, size, size) float32 0..1 RGB."""
-
-    def __init__(self, config: Config) -> None:
+    @staticmethod
+    def _branch(config: Config, layers: Layers, channels: int) -> Stack:
         widths = (config.latent, *config.decoder)
-        ups = (Up(a, b) for a, b in itertools.pairwise(widths))
-        super().__init__(*ups, Out(config.decoder[-1], 3))
+        return Stack(*(layers.up(a, b) for a, b in itertools.pairwise(widths)), layers.out(widths[-1], channels))
 
 
-class Original(nn.Module):
+class Original(Autoencoder):
     """One encoder, a decoder for each person, by name."""
 
-    def __init__(self, config: Config, people: Sequence[str]) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.decoders = nn.ModuleDict({person: Decoder(config) for person in people})
+    def __init__(self, config: Config, people: Sequence[str], layers: Layers) -> None:
+        super().__init__(people)
+        self.encoder = encoder(config, layers)
+        self.decoders = nn.ModuleDict({person: Decoder(config, layers) for person in people})
 
     def encode(self, x: Tensor) -> Tensor:
-        """(N, 3, size, size) float 0..1 RGB to what the decoders are given."""
+        """(N, 3, size, size) float 0..1 RGB to (N, latent, 2 side, 2 side)."""
         latent: Tensor = self.encoder(x)
         return latent
 
-    def decode(self, latent: Tensor, person: str) -> Tensor:
-        """What `encode` gave, to (N, 3, size, size) float32 0..1 RGB, as `person`. KeyError on a stranger."""
-        picture: Tensor = self.decoders[person](latent)
-        return picture
-
-    def forward(self, x: Tensor, to: str) -> Tensor:
-        """The same faces as the person `to`; shapes and range as `encode` and `decode` say."""
-        return self.decode(self.encode(x), to)
-
-    swap = forward
+    def decode(self, code: Tensor, person: str) -> Decoded:
+        """The latent as `person`. KeyError on a stranger."""
+        decoded: Decoded = self.decoders[person](code)
+        return decoded
 
 
-def build(config: Config, people: Sequence[str]) -> Original:
+def build(config: Config, people: Sequence[str], layers: Layers) -> Original:
     """A new network with random weights, drawn from torch's global generator."""
-    return Original(config, people)
+    return Original(config, people, layers)
