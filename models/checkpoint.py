@@ -9,38 +9,33 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import autoencoders
+from models.autoencoder import Autoencoder
+from models.blocks import Layers
 from models.description import FILE, ModelDescription, read
+from models.layer_options import LayerOptions
 from pipeline.errors import ConfigError, WeightsError
-
-
-class Autoencoder(Protocol):
-    """What every architecture's `build` gives (an nn.Module with these)."""
-
-    def encode(self, x: Tensor) -> Any: ...
-
-    def decode(self, latent: Any, person: str) -> Tensor: ...
-
-    def swap(self, x: Tensor, to: str) -> Tensor: ...
 
 
 def new(
     architecture: str,
     config: Any,
     *,
+    layers: LayerOptions = LayerOptions(),
     people: Sequence[str] = ("a", "b"),
+    crop: Literal["face", "head"] = "face",
     coverage: float = 1.0,
     seed: int = 0,
-) -> tuple[nn.Module, ModelDescription]:
+) -> tuple[Autoencoder, ModelDescription]:
     """An untrained model of that architecture's `config`; the same seed gives the same weights.
 
     Raises:
@@ -48,17 +43,23 @@ def new(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = autoencoders.module(architecture).build(config, people)
-    options = autoencoders.options(config)
+        model: Autoencoder = autoencoders.module(architecture).build(config, people, Layers(layers))
     description = ModelDescription(
-        architecture, options, config.input_size, config.output_size, coverage=coverage, people=tuple(people)
+        architecture,
+        autoencoders.options(config),
+        config.input_size,
+        config.output_size,
+        layers=asdict(layers),
+        crop=crop,
+        coverage=coverage,
+        people=tuple(people),
     )
     return model, description
 
 
 def save(
     folder: Path | str,
-    model: nn.Module,
+    model: Autoencoder,
     description: ModelDescription,
     state: Mapping[str, Tensor] | None = None,
     state_facts: Mapping[str, str] | None = None,
@@ -71,7 +72,7 @@ def save(
         WeightsError: the folder can't be written.
     """
     folder = Path(folder)
-    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: _kept(tensor).cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file, digest = _write(folder, "model", safetensors.torch.save(weights))
@@ -90,7 +91,7 @@ def save(
     return written
 
 
-def load(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
+def load(folder: Path | str) -> tuple[Autoencoder, ModelDescription]:
     """The model in `folder`, on the CPU, in float32, ready for inference (`eval`), and its description.
 
     Raises:
@@ -109,7 +110,8 @@ def load(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
             f"its options make {config.input_size} and {config.output_size}"
         )
     with torch.device("meta"):
-        model: nn.Module = autoencoders.module(description.architecture).build(config, description.people)
+        layers = Layers(description.layer_options)
+        model: Autoencoder = autoencoders.module(description.architecture).build(config, description.people, layers)
     weights = _read(where, description.digest)[0]
     _check_shapes(weights, model.state_dict(), where)
     model.load_state_dict(weights, assign=True)
@@ -140,6 +142,11 @@ def _read(file: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header.get("__metadata__", {})
 
 
+def _kept(tensor: Tensor) -> Tensor:
+    """Numbers as float32 whatever they are trained in; counters as they are."""
+    return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+
+
 def _check_shapes(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], where: Path) -> None:
     for name, tensor in wanted.items():
         if name not in weights:
@@ -149,8 +156,8 @@ def _check_shapes(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], wher
                 f"{where} is a model of another shape: {name} is {tuple(weights[name].shape)}, "
                 f"the description asks for {tuple(tensor.shape)}"
             )
-        if weights[name].dtype != torch.float32:
-            raise WeightsError(f"{where}: {name} is {weights[name].dtype}, weights are kept as float32")
+        if weights[name].dtype != (kind := _kept(tensor).dtype):
+            raise WeightsError(f"{where}: {name} is {weights[name].dtype}, not {kind}")
     if foreign := sorted(set(weights) - set(wanted)):
         raise WeightsError(f"{where} is a model of another shape: it has a tensor {foreign[0]} too many")
 

@@ -117,10 +117,10 @@ def test_damage_is_found(tmp_path: Path) -> None:
     [
         (
             {"dense": 24},
-            r"another shape: encoder\.squeeze\.weight is \(16, 256\), the description asks for \(24, 256\)",
+            r"another shape: encoder\.4\.weight is \(16, 256\), the description asks for \(24, 256\)",
         ),
         ({"encoder": [8, 16]}, "another shape"),
-        ({"encoder": [8, 16, 16, 16]}, "another shape: it lacks the tensor encoder.down.3.0.weight"),
+        ({"encoder": [8, 16, 16, 16]}, r"another shape: it lacks the tensor encoder\.3\.0\.weight"),
         ({"decoder": [8, 8]}, "another shape"),
         ({"wings": 2}, "no option 'wings'"),
         ({"dense": "wide"}, "original.dense must be"),
