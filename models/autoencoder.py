@@ -1,8 +1,11 @@
-"""What every architecture is: pictures to a code, and the code to a picture of a chosen person."""
+"""What every architecture is: pictures to a code, and the code to a picture of a chosen person.
+
+`SharedEncoder` and `SharedDecoder` are the two ways to wire one; an architecture gives them their parts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -24,6 +27,12 @@ class Decoded(NamedTuple):
     def picture(self) -> Tensor:
         """(N, 3, out, out) float32 RGB 0..1."""
         return self.pictures[-1]
+
+    def split(self, counts: Sequence[int]) -> list[Decoded]:
+        """The first so many faces, the next so many, and so on."""
+        pictures = zip(*(picture.split(list(counts)) for picture in self.pictures), strict=True)
+        masks = [None] * len(counts) if self.mask is None else self.mask.split(list(counts))
+        return [Decoded(group, mask) for group, mask in zip(pictures, masks, strict=True)]
 
 
 class Autoencoder(nn.Module):
@@ -60,4 +69,90 @@ class Autoencoder(nn.Module):
         each person, for half of the weights' traffic.
         """
         codes = dict(zip(x, self.encode(torch.cat(list(x.values()))).split([len(p) for p in x.values()]), strict=True))
-        return {person: self.decode(code, person) for person, code in codes.items()}, codes
+        return self.decode_each(codes), codes
+
+    def decode_each(self, codes: Mapping[str, Tensor]) -> dict[str, Decoded]:
+        """Each person's codes as themselves."""
+        return {person: self.decode(code, person) for person, code in codes.items()}
+
+
+class PerPerson(nn.ModuleDict):
+    """Parts of a network, one for each person, by name.
+
+    An ordinary ModuleDict refuses a person who is called like one of its methods: "train", say, or "type".
+    """
+
+    def __init__(self, people: Sequence[str], parts: Iterable[nn.Module]) -> None:
+        super().__init__(dict(zip(people, parts, strict=True)))
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Takes any name: parts are looked up by `[name]`, never as attributes."""
+        self._modules[name] = module  # type: ignore[assignment]  # torch declares it narrower than its own method
+
+
+class Decoder(nn.Module):
+    """A code to a picture and, where one is learned, to its mask, by branches that share nothing."""
+
+    def __init__(self, face: nn.Module, mask: nn.Module | None = None) -> None:
+        super().__init__()
+        self.face = face
+        self.mask = mask
+
+    def forward(self, code: Tensor) -> Decoded:
+        return Decoded((self.face(code),), None if self.mask is None else self.mask(code))
+
+
+class SharedEncoder(Autoencoder):
+    """One encoder for everybody, a decoder for each person.
+
+    What faces share (pose, expression, light) has to pass through the one encoder; what they don't share is left to
+    the decoders.
+    """
+
+    def __init__(self, people: Sequence[str], encoder: nn.Module, decoders: Iterable[nn.Module]) -> None:
+        """`decoders`: from a code to Decoded, in the order of `people`."""
+        super().__init__(people)
+        self.encoder = encoder
+        self.decoders = PerPerson(people, decoders)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(N, 3, in, in) float 0..1 RGB to what the decoders are given."""
+        code: Tensor = self.encoder(x)
+        return code
+
+    def decode(self, code: Tensor, person: str) -> Decoded:
+        """The code as `person`. KeyError on a stranger."""
+        decoded: Decoded = self.decoders[person](code)
+        return decoded
+
+
+class SharedDecoder(Autoencoder):
+    """One encoder and one decoder for everybody; what is a person's own comes between them, in `latent`."""
+
+    code_is_a_face = False
+
+    def __init__(self, people: Sequence[str], encoder: nn.Module, decoder: nn.Module) -> None:
+        """`decoder`: from a latent to Decoded."""
+        super().__init__(people)
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def latent(self, code: Tensor, person: str) -> Tensor:
+        """What the decoder is given for a code as `person`. KeyError on a stranger."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(N, 3, in, in) float 0..1 RGB to what the layers between are given."""
+        code: Tensor = self.encoder(x)
+        return code
+
+    def decode(self, code: Tensor, person: str) -> Decoded:
+        """The code as `person`. KeyError on a stranger."""
+        decoded: Decoded = self.decoder(self.latent(code, person))
+        return decoded
+
+    def decode_each(self, codes: Mapping[str, Tensor]) -> dict[str, Decoded]:
+        """Each person's codes as themselves: all of them go through the one decoder at once."""
+        latents = torch.cat([self.latent(code, person) for person, code in codes.items()])
+        decoded: Decoded = self.decoder(latents)
+        return dict(zip(codes, decoded.split([len(code) for code in codes.values()]), strict=True))

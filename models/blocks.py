@@ -7,7 +7,8 @@ distribution; dense layers from Glorot's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,18 +23,24 @@ SLOPE = 0.1  # of the leaky rectifiers, left of zero
 
 
 class Stack(nn.Sequential):
-    """A Sequential that can forget its activations and compute them again on the way back.
+    """A branch of a network: a Sequential that can forget its activations and compute them again on the way back.
 
+    It keeps what goes into each of its layers and forgets what these made inside. A layer without parts keeps little
+    else than its input, so it is left alone (and a batch norm sees each batch once); a Stack looks after itself.
     Chen et al. 2016, "Training deep nets with sublinear memory cost", https://arxiv.org/abs/1604.06174.
     """
 
     checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
+        forget = self.checkpointing and self.training and torch.is_grad_enabled()
         for layer in self:
-            forget = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = checkpoint(layer, x, use_reentrant=False) if forget else layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if forget and _has_parts(layer) else layer(x)
         return x
+
+
+def _has_parts(layer: nn.Module) -> bool:
+    return not isinstance(layer, Stack) and next(layer.children(), None) is not None
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:
@@ -151,10 +158,7 @@ class Layers:
         """Keeps the size, or divides it by `stride`; `shuffled` says by how much its pixels are shuffled apart."""
         padding = self.options.padding
         layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias, padding_mode=padding)
-        start = start or _STARTS[self.options.initialiser]
-        if shuffled > 1 and self.options.icnr:
-            start = initialisers.icnr(start, shuffled)
-        start(layer.weight)
+        self._start(start, shuffled)(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
         return layer
@@ -166,9 +170,9 @@ class Layers:
         nn.init.zeros_(layer.bias)
         return layer
 
-    def down(self, inputs: int, outputs: int, slope: float | None = SLOPE) -> Stack:
+    def down(self, inputs: int, outputs: int, slope: float | None = SLOPE) -> nn.Sequential:
         """DOWN: to half the side by a 5x5 convolution; without a slope it has no activation (DOWN0)."""
-        return Stack(self.convolution(inputs, outputs, 5, stride=2), self.active(slope))
+        return nn.Sequential(self.convolution(inputs, outputs, 5, stride=2), self.active(slope))
 
     def up(
         self,
@@ -180,7 +184,7 @@ class Layers:
         slope: float | None = SLOPE,
         start: Start | None = None,
     ) -> nn.Module:
-        """UP: to `scale` times the side, the way `options.upscaler` says; without a slope it has no activation (UP0)."""
+        """UP: to `scale` times the side, as `options.upscaler` says; without a slope it has no activation (UP0)."""
         return _UPSCALERS[self.options.upscaler](self, inputs, outputs, kernel, scale, slope, start)
 
     def subpixel(
@@ -195,7 +199,7 @@ class Layers:
     ) -> nn.Module:
         """UP by bilinear scaling, then a convolution."""
         larger = nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)
-        return Stack(larger, self.convolution(inputs, outputs, kernel, start=start), self.active(slope))
+        return nn.Sequential(larger, self.convolution(inputs, outputs, kernel, start=start), self.active(slope))
 
     def hybrid(
         self,
@@ -226,33 +230,60 @@ class Layers:
     def transposed(
         self, inputs: int, outputs: int, kernel: int, scale: int, slope: float | None, start: Start | None = None
     ) -> nn.Module:
-        """UP by a transposed convolution whose kernel and stride are `scale`; `kernel` is not used."""
-        layer = nn.ConvTranspose2d(inputs, outputs, scale, scale)
-        (start or initialisers.he_uniform)(layer.weight)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
-        return Stack(layer, self.active(slope))
+        """UP by a transposed convolution whose kernel and stride are `scale`; `kernel` is not used.
 
-    def residual(
-        self, channels: int, *, bias: bool = True, start: Start | None = None, slope: float = 0.2
-    ) -> Residual:
+        No two of its outputs overlap: it is a 1x1 sub-pixel convolution written otherwise, and starts out as one.
+        """
+        layer = nn.ConvTranspose2d(inputs, outputs, scale, scale)
+        assert layer.bias is not None
+        alike = torch.empty(outputs * scale**2, inputs, 1, 1, device=layer.weight.device)
+        self._start(start, scale)(alike)
+        with torch.no_grad():
+            layer.weight.copy_(alike.view(outputs, scale, scale, inputs).permute(3, 0, 1, 2))
+        nn.init.zeros_(layer.bias)
+        return nn.Sequential(layer, self.active(slope))
+
+    def up_residual(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 3,
+        start: Start | None = None,
+        residual: Start | None = None,
+    ) -> nn.Sequential:
+        """UP0, an activation of slope 0.2, RES: to twice the side; `start` is UP0's, `residual` that of RES."""
+        larger = self.up(inputs, outputs, kernel=kernel, slope=None, start=start)
+        return nn.Sequential(larger, self.active(0.2), self.residual(outputs, start=residual))
+
+    def branch(self, widths: Sequence[int], channels: int, kernel: int = 3) -> Stack:
+        """A decoder's branch: UP from each width to the next, then OUT with so many channels."""
+        ups = (self.up(a, b, kernel=kernel) for a, b in itertools.pairwise(widths))
+        return Stack(*ups, self.out(widths[-1], channels))
+
+    def residual(self, channels: int, *, bias: bool = True, start: Start | None = None, slope: float = 0.2) -> Residual:
         """RES; without `bias` it is RES-nb."""
         first = self.convolution(channels, channels, 3, bias=bias, start=start)
         second = self.convolution(channels, channels, 3, bias=bias, start=initialisers.variance_scaling(0.2))
         return Residual(first, second, lambda: self.activation(slope))
 
-    def separable(self, inputs: int, outputs: int) -> Stack:
-        """SEP: to half the side by a 5x5 convolution of each channel alone, then a 1x1 convolution, then a rectifier."""
+    def separable(self, inputs: int, outputs: int) -> nn.Sequential:
+        """SEP: to half the side by a 5x5 convolution of each channel alone, then a 1x1 convolution and a rectifier."""
         alone = self.convolution(inputs, inputs, 5, stride=2, groups=inputs, bias=False)
-        return Stack(alone, self.convolution(inputs, outputs, 1), nn.ReLU())
+        return nn.Sequential(alone, self.convolution(inputs, outputs, 1), nn.ReLU())
 
     def out(self, inputs: int, outputs: int = 3, kernel: int = 5) -> Out:
-        """OUT: starts from Glorot's distribution, since a sigmoid follows and no rectifier."""
-        return Out(self.convolution(inputs, outputs, kernel, start=initialisers.glorot_uniform))
+        """OUT."""
+        return Out(self.convolution(inputs, outputs, kernel))
 
-    def _scaled(self, inputs: int, outputs: int, scale: int, start: Start | None) -> Stack:
+    def _scaled(self, inputs: int, outputs: int, scale: int, start: Start | None) -> nn.Sequential:
         larger = nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)
-        return Stack(self.convolution(inputs, outputs, 3, start=start), larger)
+        return nn.Sequential(self.convolution(inputs, outputs, 3, start=start), larger)
+
+    def _start(self, start: Start | None, shuffled: int) -> Start:
+        """What a convolution starts from, `start` or the options' own; see `convolution`."""
+        start = start or _STARTS[self.options.initialiser]
+        return initialisers.icnr(start, shuffled) if shuffled > 1 and self.options.icnr else start
 
 
 _STARTS: dict[str, Start] = {"he": initialisers.he_uniform, "convolution_aware": initialisers.convolution_aware}

@@ -1,7 +1,7 @@
-"""The Original: one encoder shared by both people, one decoder each.
+"""The Original: one encoder shared by everybody, one decoder each.
 
-What both faces share (pose, expression, light) has to pass through the one encoder; what they don't share is left to
-the decoders. A swap encodes a picture of one person and decodes it as the other.
+What faces share (pose, expression, light) has to pass through the one encoder; what they don't share is left to
+the decoders. A swap encodes a picture of one person and decodes it as another.
 
     encoder: Down per width, flatten, dense, dense, reshape (side, side, base), Up latent   -> (latent, 2 side, 2 side)
     decoder: Up per width, Out 3                                                            -> (3, size, size)
@@ -16,12 +16,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from models.autoencoder import Autoencoder, Decoded
+from models import option_checks
+from models.autoencoder import Decoder, SharedEncoder
 from models.blocks import Layers, Stack, Unflatten
-from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Config:
         decoder: channels after each doubling.
     """
 
+    family: ClassVar[str] = "original"
+
     size: int = 64
     encoder: tuple[int, ...] = (128, 256, 512, 1024)
     dense: int = 1024
@@ -45,16 +48,12 @@ class Config:
     decoder: tuple[int, ...] = (256, 128, 64)
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "decoder"):
-            widths = getattr(self, name)
-            if not isinstance(widths, tuple) or not widths or not all(_positive(width) for width in widths):
-                raise ConfigError(f"original.{name} must be a list of positive whole numbers, not {widths!r}")
-        for name in ("size", "dense", "base", "latent"):
-            if not _positive(getattr(self, name)):
-                raise ConfigError(f"original.{name} must be a positive whole number, not {getattr(self, name)!r}")
+        option_checks.widths(self.family, self, "encoder", "decoder")
+        widths, features = option_checks.WIDTHS, option_checks.FEATURES
+        option_checks.whole(self.family, self, dense=features, base=widths, latent=widths)
+        # The last halving still sees 4 px, the first doubling 2: a convolution needs as much to reflect at the edge.
         step = 2 ** max(len(self.encoder), len(self.decoder) + 1)
-        if self.size % step or self.size > 1024:
-            raise ConfigError(f"original.size must be a multiple of {step} up to 1024, not {self.size}")
+        option_checks.whole(self.family, self, size=range(max(16, 2 * step), 1025, step))
 
     @property
     def input_size(self) -> int:
@@ -67,10 +66,6 @@ class Config:
         return self.size
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 #: From the one that two CPU cores train in minutes to the one that the name comes from.
 PRESETS: dict[str, Config] = {
     "sketch": Config(64, (32, 64, 128, 256), 128, 128, 128, (64, 32, 16)),
@@ -80,57 +75,28 @@ PRESETS: dict[str, Config] = {
 }
 
 
-def encoder(config: Config, layers: Layers) -> Stack:
-    """(N, 3, size, size) float 0..1 RGB to (N, latent, 2 side, 2 side)."""
-    widths = (3, *config.encoder)
-    seen = config.size >> len(config.encoder)
-    side = config.size >> (len(config.decoder) + 1)
+def encoder(
+    layers: Layers, size: int, widths: Sequence[int], dense: int, unfolded: tuple[int, int], latent: int
+) -> Stack:
+    """(N, 3, size, size) float 0..1 RGB to (N, latent, 2 side, 2 side); `unfolded` is (channels, side)."""
+    base, side = unfolded
+    seen = size >> len(widths)
     return Stack(
-        *(layers.down(a, b) for a, b in itertools.pairwise(widths)),
+        *(layers.down(a, b) for a, b in itertools.pairwise((3, *widths))),
         nn.Flatten(),
-        layers.dense(config.encoder[-1] * seen * seen, config.dense),
-        layers.dense(config.dense, config.base * side * side),
-        Unflatten(config.base, side),
-        layers.up(config.base, config.latent),
+        layers.dense(widths[-1] * seen * seen, dense),
+        layers.dense(dense, base * side * side),
+        Unflatten(base, side),
+        layers.up(base, latent),
     )
 
 
-class Decoder(nn.Module):
-    """(N, latent, 2 side, 2 side) to (N, 3, size, size) float32 0..1 RGB, and the mask where one is learned."""
-
-    def __init__(self, config: Config, layers: Layers) -> None:
-        super().__init__()
-        self.face = self._branch(config, layers, 3)
-        self.mask = self._branch(config, layers, 1) if layers.options.mask else None
-
-    def forward(self, latent: Tensor) -> Decoded:
-        return Decoded((self.face(latent),), None if self.mask is None else self.mask(latent))
-
-    @staticmethod
-    def _branch(config: Config, layers: Layers, channels: int) -> Stack:
-        widths = (config.latent, *config.decoder)
-        return Stack(*(layers.up(a, b) for a, b in itertools.pairwise(widths)), layers.out(widths[-1], channels))
-
-
-class Original(Autoencoder):
-    """One encoder, a decoder for each person, by name."""
-
-    def __init__(self, config: Config, people: Sequence[str], layers: Layers) -> None:
-        super().__init__(people)
-        self.encoder = encoder(config, layers)
-        self.decoders = nn.ModuleDict({person: Decoder(config, layers) for person in people})
-
-    def encode(self, x: Tensor) -> Tensor:
-        """(N, 3, size, size) float 0..1 RGB to (N, latent, 2 side, 2 side)."""
-        latent: Tensor = self.encoder(x)
-        return latent
-
-    def decode(self, code: Tensor, person: str) -> Decoded:
-        """The latent as `person`. KeyError on a stranger."""
-        decoded: Decoded = self.decoders[person](code)
-        return decoded
-
-
-def build(config: Config, people: Sequence[str], layers: Layers) -> Original:
+def build(config: Config, people: Sequence[str], layers: Layers) -> SharedEncoder:
     """A new network with random weights, drawn from torch's global generator."""
-    return Original(config, people, layers)
+    unfolded = (config.base, config.size >> (len(config.decoder) + 1))
+    widths = (config.latent, *config.decoder)
+    return SharedEncoder(
+        people,
+        encoder(layers, config.size, config.encoder, config.dense, unfolded, config.latent),
+        (Decoder(layers.branch(widths, 3), layers.branch(widths, 1) if layers.options.mask else None) for _ in people),
+    )
