@@ -1,11 +1,12 @@
 """Face sets: one person's aligned crops in a folder, with masks, landmarks and where each came from.
 
-    faceset.json          version, size, coverage, colour order, sources, number of faces; written last
+    faceset.json          version, size, coverage, crop, colour order, sources, number of faces; written last
     faces.jsonl           one line a face
     crops/000000.png      8-bit colour, size x size px
     masks/000000.png      8-bit gray, the same square; 255 is face
 
-A folder of pictures that holds no faceset.json is taken as a face set too: each picture is one upright crop.
+A folder of pictures that holds no faceset.json is taken as a face set too: each picture is one upright crop. Such a
+set has neither landmarks nor masks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -23,12 +24,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models import pictures
 from pipeline.errors import InputError
 
 VERSION = 1
 FILE = "faceset.json"
 LINES = "faces.jsonl"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+#: What a crop's square can be centred on.
+CROPS = ("face", "head")
+
+#: Fewer faces than this are all trained on; and so many are left to train on in any case.
+_WORTH_DIVIDING, _LEAST_TRAINED = 12, 4
+
+#: The greatest size that is assumed for plain pictures, in px.
+_PLAIN_SIZE = 1024
 
 _NAME = re.compile(r"[0-9]{6,12}\.png")
 
@@ -65,6 +74,7 @@ class FaceSet:
         size: px of each crop's side; pictures of another size are brought to it when loaded.
         coverage: the crop's side against the face's own (1: brow to chin, tightly).
         junk: what was passed over, one sentence each.
+        crop: what the square is centred on, "face" or "head".
     """
 
     folder: Path
@@ -72,16 +82,18 @@ class FaceSet:
     coverage: float
     faces: tuple[FaceRecord, ...]
     junk: tuple[str, ...] = ()
+    crop: str = "face"
 
-    def load(self, face: FaceRecord) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """The crop, (size, size, 3) uint8 RGB, and its mask, (size, size) uint8 or None.
+    def load(self, face: FaceRecord, size: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The crop, (size, size, 3) uint8 RGB, and its mask, (size, size) uint8 or None; the set's own size by default.
 
         Raises:
-            InputError: the file is missing or is no picture.
+            InputError: the file is missing, no picture, too small or too large.
         """
-        crop = _read_picture(face.crop, cv2.IMREAD_COLOR)
-        mask = None if face.mask is None else _square(_read_picture(face.mask, cv2.IMREAD_GRAYSCALE), self.size)
-        return _square(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), self.size), mask
+        side = size or self.size
+        crop = pictures.square(pictures.read(face.crop, cv2.IMREAD_COLOR), side)
+        mask = None if face.mask is None else pictures.square(pictures.read(face.mask, cv2.IMREAD_GRAYSCALE), side)
+        return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), np.uint8), mask
 
 
 def sharpness(crop: NDArray[np.uint8]) -> float:
@@ -158,8 +170,8 @@ class FaceSetWriter:
             raise InputError(f"this face set takes uint8 crops of {self._size} px, not {crop.dtype} {crop.shape}")
         name = f"{self._count:06d}.png"
         levels = mask if mask.dtype == np.uint8 else np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)
-        _write_picture(self._folder / "crops" / name, cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
-        _write_picture(self._folder / "masks" / name, _square(levels, self._size))
+        pictures.write(self._folder / "crops" / name, cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+        pictures.write(self._folder / "masks" / name, pictures.square(levels, self._size))
         line = {
             "file": name,
             "source": source,
@@ -195,10 +207,10 @@ class FaceSetWriter:
         beside.replace(self._folder / FILE)
 
 
-def read(folder: Path | str, *, plain_size: int = 256, plain_coverage: float = 1.0) -> FaceSet:
+def read(folder: Path | str, *, plain_coverage: float = 1.0, plain_crop: str = "face") -> FaceSet:
     """The face set in `folder`, checked line by line; pictures themselves are read by `FaceSet.load`.
 
-    `plain_size` and `plain_coverage` are assumed for a plain folder of pictures.
+    What a plain folder of pictures shows cannot be known: `plain_coverage` and `plain_crop` say it.
 
     Raises:
         InputError: there is no such folder, or no usable face in it.
@@ -213,7 +225,7 @@ def read(folder: Path | str, *, plain_size: int = 256, plain_coverage: float = 1
         elif (folder / LINES).exists():
             raise InputError(f"the face set {folder} is unfinished: its extraction was cut off; extract it again")
         else:
-            found = _read_plain(folder, plain_size, plain_coverage)
+            found = _read_plain(folder, plain_coverage, plain_crop)
     except OSError as error:
         raise InputError(f"the face set {folder} cannot be read: {error}") from error
     if not found.faces:
@@ -222,16 +234,80 @@ def read(folder: Path | str, *, plain_size: int = 256, plain_coverage: float = 1
     return found
 
 
+def joined(sets: Sequence[FaceSet]) -> FaceSet:
+    """Several face sets of one person as one, called after the first.
+
+    Its size is the largest of theirs; landmarks are brought to it, pictures when they are loaded.
+
+    Raises:
+        InputError: two of them differ in coverage or in what their crops are centred on, or are the same folder.
+    """
+    first, *others = sets
+    if not others:
+        return first
+    folders: set[Path] = set()
+    for each in sets:
+        if each.folder.resolve() in folders:
+            raise InputError(f"the face set {each.folder} is given twice for one person; give it once")
+        folders.add(each.folder.resolve())
+        if each.crop != first.crop or abs(each.coverage - first.coverage) > 1e-6:
+            raise InputError(
+                f"the face sets {first.folder} ({first.crop} crops at coverage {first.coverage:g}) and {each.folder} "
+                f"({each.crop} crops at coverage {each.coverage:g}) cannot be joined; extract both alike"
+            )
+    size = max(each.size for each in sets)
+    faces = tuple(_resized(face, size / each.size) for each in sets for face in each.faces)
+    junk = tuple(f"{each.folder}: {why}" for each in sets for why in each.junk)
+    return replace(first, size=size, faces=faces, junk=junk)
+
+
+def _resized(face: FaceRecord, factor: float) -> FaceRecord:
+    """The same face with the landmarks of its crop at another size; edges go to edges."""
+    if face.landmarks is None or factor == 1:
+        return face
+    return replace(face, landmarks=np.asarray((face.landmarks + 0.5) * factor - 0.5, np.float32))
+
+
+def divided(faces: FaceSet, share: float) -> tuple[FaceSet, FaceSet]:
+    """The faces to train on, and about `share` (0..1) of them that are held out, without any draw.
+
+    Neighbouring frames look alike: a face held out of the middle of a clip has been trained on, but for the name. So
+    the end of each source is held out in one piece; of many sources of a picture each, one in so many is.
+
+    Nothing is held out of fewer than 12 faces, and at least 4 are left to train on.
+    """
+    everything = range(len(faces.faces))
+    quota = min(round(share * len(faces.faces)), len(faces.faces) - _LEAST_TRAINED)
+    if len(faces.faces) < _WORTH_DIVIDING or quota < 1:
+        return faces, replace(faces, faces=(), junk=())
+    by_source: dict[str, list[int]] = {}
+    for place in everything:
+        by_source.setdefault(faces.faces[place].source, []).append(place)
+    held: set[int] = set()
+    passed = 0
+    for places in by_source.values():
+        places.sort(key=lambda place: faces.faces[place].frame)
+        passed += len(places)
+        due = quota * passed // len(faces.faces) - len(held)  # counted from the start, so that rounding adds up
+        held.update(places[len(places) - due :])
+    trained = tuple(face for place, face in enumerate(faces.faces) if place not in held)
+    held_out = tuple(face for place, face in enumerate(faces.faces) if place in held)
+    return replace(faces, faces=trained), replace(faces, faces=held_out, junk=())
+
+
 def _read_set(folder: Path) -> FaceSet:
     try:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
         version, size, coverage = about["version"], about["size"], about["coverage"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        crop = about.get("crop", CROPS[0])  # sets that were made before there were heads
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / FILE} does not describe a face set; extract it again") from error
     if version != VERSION:
         raise InputError(f"{folder / FILE} has version {version!r}, this program reads version {VERSION}")
     if not _whole(size) or not 16 <= size <= 4096 or not _number(coverage) or not 0.5 <= coverage <= 4:
         raise InputError(f"{folder / FILE}: size {size!r} or coverage {coverage!r} is out of range")
+    if crop not in CROPS:
+        raise InputError(f"{folder / FILE}: crop must be {' or '.join(CROPS)}, not {crop!r}")
     faces: list[FaceRecord] = []
     junk: list[str] = []
     seen: set[str] = set()
@@ -243,7 +319,7 @@ def _read_set(folder: Path) -> FaceSet:
             else:
                 seen.add(face.crop.name)
                 faces.append(face)
-    return FaceSet(folder, size, float(coverage), tuple(faces), tuple(junk))
+    return FaceSet(folder, size, float(coverage), tuple(faces), tuple(junk), crop)
 
 
 def _parse_line(line: str, folder: Path) -> FaceRecord | str:
@@ -269,46 +345,23 @@ def _parse_line(line: str, folder: Path) -> FaceRecord | str:
     return FaceRecord(crop, mask, landmarks, source, frame, pts, track, box or None, *numbers)
 
 
-def _read_plain(folder: Path, size: int, coverage: float) -> FaceSet:
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    faces = [FaceRecord(file, source=file.name) for file in files if file.is_file() and _is_picture(file)]
-    junk = [f"{file.name} is no picture" for file in files if not (file.is_file() and _is_picture(file))]
-    return FaceSet(folder, size, coverage, tuple(faces), tuple(junk))
-
-
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURES and bool(cv2.haveImageReader(str(file)))
-
-
-def _read_picture(file: Path, flags: int) -> NDArray[Any]:
-    try:
-        content = np.frombuffer(file.read_bytes(), np.uint8)
-        picture = cv2.imdecode(content, flags) if content.size else None
-    except (OSError, cv2.error) as error:
-        raise InputError(f"the face {file} cannot be read: {error}") from error
-    if picture is None:
-        raise InputError(f"the face {file} is no picture or is damaged")
-    return picture
-
-
-def _write_picture(file: Path, picture: NDArray[Any]) -> None:
-    done, content = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    assert done, "PNG takes any 8-bit picture"
-    try:
-        file.write_bytes(content.tobytes())
-    except OSError as error:
-        raise InputError(f"the face {file} cannot be written: {error}") from error
-
-
-def _square(picture: NDArray[Any], size: int) -> NDArray[Any]:
-    """The picture's middle square, at `size` px."""
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    middle = np.ascontiguousarray(picture[top : top + side, left : left + side])
-    if side == size:
-        return middle
-    return cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+def _read_plain(folder: Path, coverage: float, crop: str) -> FaceSet:
+    """The pictures that are sound by their headers; their median side is the set's size."""
+    faces: list[FaceRecord] = []
+    sides: list[int] = []
+    junk: list[str] = []
+    for file in sorted(file for file in folder.iterdir() if not file.name.startswith(".")):
+        if not file.is_file() or file.suffix.lower() not in pictures.SUFFIXES:
+            junk.append(f"{file.name} is no picture")
+            continue
+        content = file.read_bytes()
+        if reason := pictures.refusal(content):
+            junk.append(f"{file.name} {reason}")
+            continue
+        faces.append(FaceRecord(file, source=file.name))
+        sides.append(min(pictures.dimensions(content) or (0,)))
+    size = int(np.clip(np.median(sides), pictures.MIN_SIDE, _PLAIN_SIZE)) if sides else _PLAIN_SIZE
+    return FaceSet(folder, size, coverage, tuple(faces), tuple(junk), crop)
 
 
 def _whole(value: object) -> bool:

@@ -131,14 +131,15 @@ def test_plain_folders_of_pictures(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "two.jpg"), crop(0))
     (tmp_path / "note.txt").write_text("hello")
     (tmp_path / "fake.png").write_text("hello")
-    found = read(tmp_path, plain_size=32, plain_coverage=1.2)
+    found = read(tmp_path, plain_coverage=1.2, plain_crop="head")
     assert [f.crop.name for f in found.faces] == ["one.png", "two.jpg"]
-    assert found.junk == ("fake.png is no picture", "note.txt is no picture")
+    assert found.junk[0].startswith("fake.png is no picture or is damaged")
+    assert found.junk[1:] == ("note.txt is no picture",)
     picture, mask = found.load(found.faces[0])
     assert (picture == (10, 0, 255)).all()
-    assert picture.shape == (32, 32, 3)
+    assert picture.shape == (52, 52, 3)  # the median of 40 and 64
     assert mask is None
-    assert found.coverage == 1.2
+    assert (found.coverage, found.crop) == (1.2, "head")
 
 
 def test_folders_without_faces(tmp_path: Path) -> None:
