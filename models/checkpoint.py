@@ -5,32 +5,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from models import autoencoders
+from models import autoencoders, durable, kept, tensor_file
 from models.autoencoder import Autoencoder
 from models.blocks import Layers
 from models.description import FILE, ModelDescription, read
 from models.layer_options import LayerOptions
 from pipeline.errors import ConfigError, WeightsError
 
+_PLAIN = LayerOptions()
+
 
 def new(
     architecture: str,
     config: Any,
     *,
-    layers: LayerOptions = LayerOptions(),
+    layers: LayerOptions = _PLAIN,
     people: Sequence[str] = ("a", "b"),
     crop: Literal["face", "head"] = "face",
     coverage: float = 1.0,
@@ -66,26 +65,35 @@ def save(
 ) -> ModelDescription:
     """Writes the model, replacing the one in `folder` at once and durably; gives the description as written.
 
-    `state` (with `state_facts`, strings) is what a resumed training needs beside the weights.
+    `state` (with `state_facts`, strings) is what a resumed training needs beside the weights. What is kept
+    (`models/kept.py`) stays.
 
     Raises:
-        WeightsError: the folder can't be written.
+        WeightsError: a weight is no number, or the folder can't be written; the old model is still there then.
     """
     folder = Path(folder)
-    weights = {name: _kept(tensor).cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: _kept(tensor) for name, tensor in model.state_dict().items()}
+    if name := _not_finite(weights):
+        raise WeightsError(f"the model {folder} is not saved: {name} holds infinities or what is no number")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file, digest = _write(folder, "model", safetensors.torch.save(weights))
+        durable.make_folder(folder)
+        file, digest = tensor_file.write(folder, "model", weights, {})
         state_file, state_digest = "", ""
         if state is not None:
-            packed = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            state_file, state_digest = _write(
-                folder, "state", safetensors.torch.save(packed, metadata=dict(state_facts or {}))
-            )
-        written = replace(description, weights=file, digest=digest, state=state_file, state_digest=state_digest)
-        _replace(folder / FILE, written.to_json().encode())
-        _sync_folder(folder)
-        _drop_others(folder, {file, state_file})
+            state_file, state_digest = tensor_file.write(folder, "state", state, state_facts or {})
+        durable.sync_folder(folder)  # else the description could outrun the files it names to the disk
+        written = replace(
+            description,
+            weights=file,
+            digest=digest,
+            state=state_file,
+            state_digest=state_digest,
+            saved=datetime.now(UTC).isoformat(),
+        )
+        with durable.replacing(folder / FILE) as out:
+            out.write(written.to_json().encode())
+        durable.sync_folder(folder)
+        kept.drop_unnamed(folder)
     except OSError as error:
         raise WeightsError(f"the model {folder} cannot be written: {error}") from error
     return written
@@ -95,51 +103,74 @@ def load(folder: Path | str) -> tuple[Autoencoder, ModelDescription]:
     """The model in `folder`, on the CPU, in float32, ready for inference (`eval`), and its description.
 
     Raises:
-        WeightsError: something is missing, damaged, or of another shape than the description says.
+        WeightsError: something is missing, damaged, or of another shape than the description says; it offers the
+            newest good model that was kept.
     """
     folder = Path(folder)
-    description = read(folder)
-    where = folder / description.weights
+    try:
+        description = read(folder)
+        model = _build(folder, description)
+        where = folder / description.weights
+        weights, _ = tensor_file.read(where, description.digest)
+        _check_shapes(weights, model.state_dict(), where)
+        if name := _not_finite(weights):
+            raise WeightsError(f"{where}: {name} holds infinities or what is no number")
+    except WeightsError as error:
+        raise WeightsError(f"{error}{kept.offer(folder)}") from error
+    model.load_state_dict(weights, assign=True)
+    if any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers())):
+        # Buffers that are not saved have only what the constructor puts into them.
+        with torch.random.fork_rng(devices=[]):
+            model = _built(description)
+        model.load_state_dict(weights)
+    return model.eval(), description
+
+
+def load_state(folder: Path | str, description: ModelDescription) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The `state` and `state_facts` saved beside the weights.
+
+    Raises:
+        WeightsError: there are none, or they are damaged; it offers the newest good model that was kept.
+    """
+    folder = Path(folder)
+    try:
+        if not description.state:
+            raise WeightsError(f"the model {folder} was saved without its training state and cannot be trained on")
+        return tensor_file.read(folder / description.state, description.state_digest)
+    except WeightsError as error:
+        raise WeightsError(f"{error}{kept.offer(folder)}") from error
+
+
+def _build(folder: Path, description: ModelDescription) -> Autoencoder:
+    """The network that is described, on the meta device: shapes without numbers. Raises WeightsError."""
     try:
         config = autoencoders.config(description.architecture, description.options)
-    except ConfigError as error:
+        with torch.device("meta"):
+            model = _built(description)
+    except (ConfigError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{folder / FILE}: {error}") from error
     if (config.input_size, config.output_size) != (description.input_size, description.output_size):
         raise WeightsError(
             f"{folder / FILE} says {description.input_size} px in and {description.output_size} px out, "
             f"its options make {config.input_size} and {config.output_size}"
         )
-    with torch.device("meta"):
-        layers = Layers(description.layer_options)
-        model: Autoencoder = autoencoders.module(description.architecture).build(config, description.people, layers)
-    weights = _read(where, description.digest)[0]
-    _check_shapes(weights, model.state_dict(), where)
-    model.load_state_dict(weights, assign=True)
-    return model.eval(), description
+    return model
 
 
-def load_state(folder: Path | str, description: ModelDescription) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The `state` and `state_facts` saved beside the weights. Raises WeightsError where there are none."""
-    if not description.state:
-        raise WeightsError(f"the model {folder} was saved without its training state and cannot be trained on")
-    return _read(Path(folder) / description.state, description.state_digest)
+def _built(description: ModelDescription) -> Autoencoder:
+    config = autoencoders.config(description.architecture, description.options)
+    layers = Layers(description.layer_options)
+    model: Autoencoder = autoencoders.module(description.architecture).build(config, description.people, layers)
+    return model
 
 
-def _read(file: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(f"the weights {file} are missing; copy the whole model folder") from error
-    except OSError as error:
-        raise WeightsError(f"the weights {file} cannot be read: {error}") from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise WeightsError(f"the weights {file} are damaged: their SHA-256 is not the one in {FILE}; copy them again")
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"the weights {file} are not a safetensors file: {error}") from error
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+def _not_finite(weights: Mapping[str, Tensor]) -> str:
+    """The name of a tensor that has something in it that is no finite number; empty where there is none."""
+    for name, tensor in weights.items():
+        # A sum is finite but for such a number or, rarely, an overflow: a look at all of them is the exception.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            return name
+    return ""
 
 
 def _kept(tensor: Tensor) -> Tensor:
@@ -160,38 +191,3 @@ def _check_shapes(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], wher
             raise WeightsError(f"{where}: {name} is {weights[name].dtype}, not {kind}")
     if foreign := sorted(set(weights) - set(wanted)):
         raise WeightsError(f"{where} is a model of another shape: it has a tensor {foreign[0]} too many")
-
-
-def _write(folder: Path, kind: str, content: bytes) -> tuple[str, str]:
-    """Writes `content` under a name made of its digest; gives the name and the digest."""
-    digest = hashlib.sha256(content).hexdigest()
-    name = f"{kind}.{digest[:12]}.safetensors"
-    _replace(folder / name, content)
-    return name, digest
-
-
-def _replace(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.part")
-    try:
-        with beside.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _drop_others(folder: Path, keep: set[str]) -> None:
-    for pattern in ("model.*.safetensors", "state.*.safetensors", ".*.safetensors.part"):
-        for file in folder.glob(pattern):
-            if file.name not in keep:
-                file.unlink(missing_ok=True)
