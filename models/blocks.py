@@ -232,12 +232,13 @@ class Layers:
     ) -> nn.Module:
         """UP by a transposed convolution whose kernel and stride are `scale`; `kernel` is not used.
 
-        No two of its outputs overlap: it is a 1x1 sub-pixel convolution written otherwise, and starts out as one.
+        No two of its outputs overlap: it is a 1x1 sub-pixel convolution written otherwise, and starts out as one from
+        the options' distribution. `start` is not used: it is meant for another kernel, and would be too narrow.
         """
         layer = nn.ConvTranspose2d(inputs, outputs, scale, scale)
         assert layer.bias is not None
         alike = torch.empty(outputs * scale**2, inputs, 1, 1, device=layer.weight.device)
-        self._start(start, scale)(alike)
+        self._start(None, scale)(alike)
         with torch.no_grad():
             layer.weight.copy_(alike.view(outputs, scale, scale, inputs).permute(3, 0, 1, 2))
         nn.init.zeros_(layer.bias)
