@@ -170,9 +170,11 @@ class Layers:
         nn.init.zeros_(layer.bias)
         return layer
 
-    def down(self, inputs: int, outputs: int, slope: float | None = SLOPE) -> nn.Sequential:
+    def down(
+        self, inputs: int, outputs: int, slope: float | None = SLOPE, *, start: Start | None = None
+    ) -> nn.Sequential:
         """DOWN: to half the side by a 5x5 convolution; without a slope it has no activation (DOWN0)."""
-        return nn.Sequential(self.convolution(inputs, outputs, 5, stride=2), self.active(slope))
+        return nn.Sequential(self.convolution(inputs, outputs, 5, stride=2, start=start), self.active(slope))
 
     def up(
         self,
@@ -268,10 +270,10 @@ class Layers:
         second = self.convolution(channels, channels, 3, bias=bias, start=initialisers.variance_scaling(0.2))
         return Residual(first, second, lambda: self.activation(slope))
 
-    def separable(self, inputs: int, outputs: int) -> nn.Sequential:
+    def separable(self, inputs: int, outputs: int, *, start: Start | None = None) -> nn.Sequential:
         """SEP: to half the side by a 5x5 convolution of each channel alone, then a 1x1 convolution and a rectifier."""
-        alone = self.convolution(inputs, inputs, 5, stride=2, groups=inputs, bias=False)
-        return nn.Sequential(alone, self.convolution(inputs, outputs, 1), nn.ReLU())
+        alone = self.convolution(inputs, inputs, 5, stride=2, groups=inputs, bias=False, start=start)
+        return nn.Sequential(alone, self.convolution(inputs, outputs, 1, start=start), nn.ReLU())
 
     def out(self, inputs: int, outputs: int = 3, kernel: int = 5) -> Out:
         """OUT."""
