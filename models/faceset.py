@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import pictures
+from models.face_record import NAME, from_line, identity, to_line
+from models.face_record import FaceRecord as FaceRecord
 from pipeline.errors import InputError
 
 VERSION = 1
@@ -38,32 +40,6 @@ _WORTH_DIVIDING, _LEAST_TRAINED = 12, 4
 
 #: The greatest size that is assumed for plain pictures, in px.
 _PLAIN_SIZE = 1024
-
-_NAME = re.compile(r"[0-9]{6,12}\.png")
-
-
-@dataclass(frozen=True, slots=True)
-class FaceRecord:
-    """One face of a set.
-
-    Attributes:
-        crop: its picture; `mask` its mask, None in a plain folder of pictures.
-        landmarks: (478, 2) float32 px of the crop, or None.
-        source: the file it was cut from; `frame` its index there, `pts` its time in that file's ticks.
-        box: x0, y0, x1, y1 in px of that file's picture, or None.
-        sharpness: variance of the Laplacian of its luma.
-    """
-
-    crop: Path
-    mask: Path | None = None
-    landmarks: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    source: str = ""
-    frame: int = 0
-    pts: int = 0
-    track: int | None = None
-    box: tuple[float, float, float, float] | None = None
-    score: float = 1.0
-    sharpness: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +84,56 @@ class FaceSetWriter:
     """Writes a face set face by face. Use it in a `with`: leaving it, for whatever reason, completes the set.
 
     Args:
-        size: px of the crops' side; coverage: as in `FaceSet`.
+        size: px of the crops' side; coverage, crop: as in `FaceSet`.
+        add: go on with the set that the folder holds, if it does. Until the end that set stays as it was: a killed
+            writer leaves pictures behind that no line names, and whose numbers are not used again.
 
     Raises:
-        InputError: the folder already holds something, or can't be written.
+        InputError: the folder already holds something else, or can't be written.
     """
 
-    def __init__(self, folder: Path | str, size: int = 256, coverage: float = 1.5) -> None:
+    def __init__(
+        self, folder: Path | str, size: int = 256, coverage: float = 1.5, crop: str = "face", add: bool = False
+    ) -> None:
         self._folder = Path(folder)
+        self._about = {"version": VERSION, "size": size, "coverage": coverage, "crop": crop, "order": "rgb"}
         self._size = size
-        self._coverage = coverage
-        self._sources: dict[str, int] = {}
-        self._count = 0
+        self._seen: set[tuple[str, int, tuple[float, ...] | None]] = set()
+        self._sources: Counter[str] = Counter()
+        self._count = self._next = 0
+        before = ""
         try:
             if self._folder.exists() and any(self._folder.iterdir()):
-                raise InputError(f"{self._folder} is not empty; give another folder for the face set, or remove it")
+                if not add:
+                    raise InputError(f"{self._folder} is not empty; give another folder for the face set, or remove it")
+                before = self._taken_up()
             for part in ("crops", "masks"):
                 (self._folder / part).mkdir(parents=True, exist_ok=True)
-            self._lines: TextIO = (self._folder / LINES).open("w", encoding="utf-8")
+            # Lines of a new set show that it is unfinished; those of a set that is there stay until the end.
+            self._part = self._folder / (f".{LINES}.part" if before else LINES)
+            self._lines: TextIO = self._part.open("w", encoding="utf-8")
+            self._lines.write(before)
         except OSError as error:
             raise InputError(f"the face set {self._folder} cannot be written: {error}") from error
+
+    def _taken_up(self) -> str:
+        """Looks at the set that is there; gives its lines."""
+        if not (self._folder / FILE).exists() and not (self._folder / LINES).exists():
+            raise InputError(f"{self._folder} is not empty and holds no face set that could be added to")
+        there = read(self._folder)
+        wanted = {name: self._about[name] for name in ("size", "coverage", "crop")}
+        for name, value in wanted.items():
+            if getattr(there, name) != value:
+                raise InputError(
+                    f"the face set {self._folder} has {name} {getattr(there, name)}, what would be added {value}; "
+                    f"add with extract.{name} {getattr(there, name)}, or make another set"
+                )
+        for face in there.faces:
+            self._seen.add(identity(face.source, face.frame, face.box))
+            self._sources[face.source] += 1
+        self._next = 1 + max(int(file.stem) for file in (self._folder / "crops").iterdir() if NAME.fullmatch(file.name))
+        lines = (self._folder / LINES).read_text(encoding="utf-8", errors="replace")
+        return lines if lines.endswith("\n") else f"{lines}\n"
 
     def __enter__(self) -> FaceSetWriter:
         return self
@@ -139,8 +145,12 @@ class FaceSetWriter:
 
     @property
     def count(self) -> int:
-        """Faces written so far."""
+        """Faces written so far, without those that were there before."""
         return self._count
+
+    def holds(self, source: str, frame: int, box: Sequence[float] | None) -> bool:
+        """Whether the set has that very face already."""
+        return identity(source, frame, box) in self._seen
 
     def add(
         self,
@@ -168,43 +178,37 @@ class FaceSetWriter:
         """
         if crop.shape != (self._size, self._size, 3) or crop.dtype != np.uint8:
             raise InputError(f"this face set takes uint8 crops of {self._size} px, not {crop.dtype} {crop.shape}")
-        name = f"{self._count:06d}.png"
+        name = f"{self._next:06d}.png"
         levels = mask if mask.dtype == np.uint8 else np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)
-        pictures.write(self._folder / "crops" / name, cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
-        pictures.write(self._folder / "masks" / name, pictures.square(levels, self._size))
-        line = {
-            "file": name,
-            "source": source,
-            "frame": int(frame),
-            "pts": int(pts),
-            "track": None if track is None else int(track),
-            "box": None if box is None else [round(float(v), 2) for v in box],
-            "landmarks": np.asarray(landmarks, np.float64).round(2).tolist(),
-            "score": round(float(score), 4),
-            "sharpness": round(sharpness(crop), 2),
-        }
-        self._lines.write(json.dumps(line) + "\n")
+        file, mask_file = (self._folder / part / name for part in ("crops", "masks"))
+        places, at = np.asarray(landmarks, np.float32), None if box is None else tuple(box)
+        face = FaceRecord(file, mask_file, places, source, frame, pts, track, at, score, sharpness(crop))
+        pictures.write(file, cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+        pictures.write(mask_file, pictures.square(levels, self._size))
+        self._lines.write(to_line(face))
         self._lines.flush()
-        self._sources[source] = self._sources.get(source, 0) + 1
+        self._seen.add(identity(source, frame, box))
+        self._sources[source] += 1
         self._count += 1
-        return self._folder / "crops" / name
+        self._next += 1
+        return file
 
     def close(self) -> None:
         """Writes faceset.json; the set is complete from here on. Closing again does nothing."""
         if self._lines.closed:
             return
         self._lines.close()
-        about = {
-            "version": VERSION,
-            "size": self._size,
-            "coverage": self._coverage,
-            "order": "rgb",
-            "faces": self._count,
+        about = self._about | {
+            "faces": sum(self._sources.values()),
             "sources": [{"file": file, "faces": count} for file, count in self._sources.items()],
         }
         beside = self._folder / f".{FILE}.part"
-        beside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        beside.replace(self._folder / FILE)
+        try:
+            beside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            self._part.replace(self._folder / LINES)
+            beside.replace(self._folder / FILE)
+        except OSError as error:
+            raise InputError(f"the face set {self._folder} cannot be completed: {error}") from error
 
 
 def read(folder: Path | str, *, plain_coverage: float = 1.0, plain_crop: str = "face") -> FaceSet:
@@ -313,36 +317,13 @@ def _read_set(folder: Path) -> FaceSet:
     seen: set[str] = set()
     with (folder / LINES).open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            face = _parse_line(line, folder)
+            face = from_line(line, folder)
             if isinstance(face, str) or face.crop.name in seen:
                 junk.append(f"{LINES} line {number}: {face if isinstance(face, str) else 'is there twice'}")
             else:
                 seen.add(face.crop.name)
                 faces.append(face)
     return FaceSet(folder, size, float(coverage), tuple(faces), tuple(junk), crop)
-
-
-def _parse_line(line: str, folder: Path) -> FaceRecord | str:
-    """The face that the line describes, or what is wrong with it."""
-    try:
-        entry = json.loads(line)
-        name = entry["file"]
-        landmarks = np.asarray(entry["landmarks"], np.float32)
-        box = entry["box"] and tuple(float(v) for v in entry["box"])
-        numbers = float(entry["score"]), float(entry["sharpness"])
-        places = int(entry["frame"]), int(entry["pts"]), str(entry["source"])
-        track = None if entry["track"] is None else int(entry["track"])
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return "is not a face"
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return f"{name!r} is not a crop's name"
-    if landmarks.shape != (478, 2) or not np.isfinite(landmarks).all() or (box and len(box) != 4):
-        return "its landmarks or box are not numbers of the right shape"
-    crop, mask = folder / "crops" / name, folder / "masks" / name
-    if not crop.is_file() or not mask.is_file():
-        return f"{name} is missing"
-    frame, pts, source = places
-    return FaceRecord(crop, mask, landmarks, source, frame, pts, track, box or None, *numbers)
 
 
 def _read_plain(folder: Path, coverage: float, crop: str) -> FaceSet:

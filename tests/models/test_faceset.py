@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from models.faceset import FaceSetWriter, read, sharpness
+from models.faceset import FaceRecord, FaceSet, FaceSetWriter, divided, joined, read, sharpness
 from pipeline.errors import InputError
 
 
@@ -116,6 +118,7 @@ def test_a_damaged_crop_is_named(tmp_path: Path) -> None:
         ('{"version": 9, "size": 64, "coverage": 1}', "version 9"),
         ('{"version": 1, "size": -1, "coverage": 1}', "out of range"),
         ('{"version": 1, "size": 64, "coverage": "wide"}', "out of range"),
+        ('{"version": 1, "size": 64, "coverage": 1, "crop": "hand"}', "crop must be face or head, not 'hand'"),
     ],
 )
 def test_a_wrong_description(tmp_path: Path, content: str, words: str) -> None:
@@ -152,3 +155,155 @@ def test_folders_without_faces(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         read(tmp_path / "x.txt")
+
+
+def test_what_crops_show_is_written_and_was_once_left_unsaid(tmp_path: Path) -> None:
+    with FaceSetWriter(tmp_path, 64, 1.0, "head") as writer:
+        writer.add(crop(0), np.ones((8, 8)), points(0), source="x", frame=0)
+    assert read(tmp_path).crop == "head"
+    about = json.loads((tmp_path / "faceset.json").read_text())
+    del about["crop"]
+    (tmp_path / "faceset.json").write_text(json.dumps(about))
+    assert read(tmp_path).crop == "face"
+
+
+def test_plain_pictures_of_no_use_are_junk_before_they_are_decoded(tmp_path: Path) -> None:
+    for name, shape in (("good", (64, 48)), ("thin", (15, 400))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((*shape, 3), np.uint8))
+    huge = bytearray((tmp_path / "good.png").read_bytes())
+    huge[16:24] = (100_000).to_bytes(4, "big") * 2
+    (tmp_path / "huge.png").write_bytes(huge)
+    (tmp_path / "empty.jpg").touch()
+    found = read(tmp_path)
+    assert [face.crop.name for face in found.faces] == ["good.png"] and found.size == 48
+    assert [line.split(" ")[0] for line in found.junk] == ["empty.jpg", "huge.png", "thin.png"]
+    assert "100000x100000 px, more than" in found.junk[1] and "at least 16 px a side" in found.junk[2]
+    with pytest.raises(InputError, match="100000x100000"):
+        found.load(FaceRecord(tmp_path / "huge.png"))
+
+
+def add(folder: Path, seeds: range, size: int = 64, coverage: float = 1.5, crops: str = "face") -> None:
+    with FaceSetWriter(folder, size, coverage, crops, add=True) as writer:
+        for i in seeds:
+            writer.add(crop(i, size), np.ones((8, 8)), points(i), source="b.mp4", frame=i, box=(5, 6, 7, 8))
+
+
+def test_faces_are_added_to_a_set(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "s")
+    add(folder, range(10, 12))
+    found = read(folder)
+    assert [face.frame for face in found.faces] == [0, 1, 2, 10, 11] and not found.junk
+    assert [face.crop.name for face in found.faces][3:] == ["000003.png", "000004.png"]
+    np.testing.assert_array_equal(found.load(found.faces[1])[0], crop(1))
+    np.testing.assert_array_equal(found.load(found.faces[3])[0], crop(10))
+    about = json.loads((folder / "faceset.json").read_text())
+    assert about["faces"] == 5
+    assert about["sources"] == [{"file": "a.mp4", "faces": 3}, {"file": "b.mp4", "faces": 2}]
+    assert sorted(file.name for file in folder.iterdir()) == ["crops", "faces.jsonl", "faceset.json", "masks"]
+
+
+def test_a_set_knows_what_it_holds(tmp_path: Path) -> None:
+    fill(tmp_path / "s")
+    with FaceSetWriter(tmp_path / "s", 64, add=True) as writer:
+        assert writer.holds("a.mp4", 1, (1.001, 2, 3, 4)) and not writer.holds("a.mp4", 1, (1.2, 2, 3, 4))
+        assert not writer.holds("a.mp4", 7, (1, 2, 3, 4)) and not writer.holds("b.mp4", 1, (1, 2, 3, 4))
+        writer.add(crop(9), np.ones((8, 8)), points(9), source="a.mp4", frame=7, box=(1, 2, 3, 4))
+        assert writer.holds("a.mp4", 7, (1, 2, 3, 4)) and writer.count == 1
+
+
+def test_adding_to_nothing_begins_a_set(tmp_path: Path) -> None:
+    add(tmp_path / "new", range(2))
+    assert len(read(tmp_path / "new").faces) == 2
+
+
+def test_a_killed_addition_leaves_the_set_as_it_was(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "s")
+    before = (folder / "faceset.json").read_bytes(), (folder / "faces.jsonl").read_bytes()
+    writer = FaceSetWriter(folder, 64, 1.5, add=True)
+    writer.add(crop(7), np.ones((8, 8)), points(7), source="b.mp4", frame=7)
+    writer._lines.close()  # and no more: the process is gone
+    assert ((folder / "faceset.json").read_bytes(), (folder / "faces.jsonl").read_bytes()) == before
+    assert len(read(folder).faces) == 3
+    add(folder, range(20, 21))
+    found = read(folder)
+    assert [face.frame for face in found.faces] == [0, 1, 2, 20] and not found.junk
+    assert found.faces[3].crop.name == "000004.png"  # nothing that is there is written over
+
+
+def test_a_last_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "s")
+    text = (folder / "faces.jsonl").read_text()
+    (folder / "faces.jsonl").write_text(text[:-30])
+    add(folder, range(5, 6))
+    assert [face.frame for face in read(folder).faces] == [0, 1, 5]
+
+
+def test_what_does_not_fit_is_not_added(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "s")
+    for wrong, said in [
+        ({"size": 32}, "has size 64, what would be added 32"),
+        ({"coverage": 2.0}, r"has coverage 1\.5"),
+        ({"crops": "head"}, "has crop face, what would be added head; add with extract.crop face"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            add(folder, range(1), **wrong)  # type: ignore[arg-type]
+    assert len(read(folder).faces) == 3
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "a.png"), crop(0))
+    with pytest.raises(InputError, match="holds no face set that could be added to"):
+        add(tmp_path / "photos", range(1))
+
+
+def test_sets_of_one_person_are_joined(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 2)
+    add(tmp_path / "b", range(3), size=128)
+    (tmp_path / "b" / "crops" / "000002.png").unlink()
+    both = joined([read(tmp_path / "a"), read(tmp_path / "b")])
+    assert (both.size, both.coverage, len(both.faces)) == (128, 1.5, 4)
+    assert both.junk == (f"{tmp_path / 'b'}: faces.jsonl line 3: 000002.png is missing",)
+    small, large = both.faces[1].landmarks, both.faces[3].landmarks
+    assert small is not None and large is not None
+    np.testing.assert_allclose(small, points(1) * 2 + 0.5, atol=0.05)  # a px of 64 is two of 128, edge to edge
+    np.testing.assert_allclose(large, points(1), atol=0.01)
+    assert [both.load(face)[0].shape[0] for face in both.faces] == [128] * 4
+    assert joined([both]) is both
+
+
+def test_sets_that_differ_are_not_joined(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 2)
+    add(tmp_path / "b", range(3), coverage=2.0)
+    add(tmp_path / "c", range(3), crops="head")
+    with pytest.raises(InputError, match=r"a \(face crops at coverage 1\.5\) and .*b \(face crops at coverage 2\)"):
+        joined([read(tmp_path / "a"), read(tmp_path / "b")])
+    with pytest.raises(InputError, match=r"c \(head crops"):
+        joined([read(tmp_path / "a"), read(tmp_path / "c")])
+    with pytest.raises(InputError, match="is given twice"):
+        joined([read(tmp_path / "a"), read(tmp_path / "a")])
+
+
+def set_of(lengths: list[int]) -> FaceSet:
+    faces = [FaceRecord(Path(f"{s}-{f}"), source=str(s), frame=f) for s, n in enumerate(lengths) for f in range(n)]
+    return FaceSet(Path("x"), 64, 1.0, tuple(faces))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.floats(0, 1))
+def test_held_out_faces_are_the_ends_of_sources(lengths: list[int], share: float) -> None:
+    faces = set_of(lengths)
+    trained, held = divided(faces, share)
+    assert sorted(map(str, (f.crop for f in (*trained.faces, *held.faces)))) == sorted(str(f.crop) for f in faces.faces)
+    assert divided(faces, share) == (trained, held)
+    total = len(faces.faces)
+    assert len(held.faces) == (0 if total < 12 else min(round(share * total), total - 4))
+    for number, length in enumerate(lengths):
+        frames = [f.frame for f in held.faces if f.source == str(number)]
+        assert frames == list(range(length - len(frames), length))
+        assert abs(len(frames) - length * len(held.faces) / total) <= 1
+
+
+def test_few_faces_are_all_trained_on_and_enough_are_left() -> None:
+    assert [len(part.faces) for part in divided(set_of([11]), 0.5)] == [11, 0]
+    assert [len(part.faces) for part in divided(set_of([12]), 0.5)] == [6, 6]
+    assert [len(part.faces) for part in divided(set_of([12]), 1.0)] == [4, 8]
+    trained, held = divided(set_of([20, 20]), 0.1)
+    assert [(f.source, f.frame) for f in held.faces] == [("0", 18), ("0", 19), ("1", 18), ("1", 19)]
+    assert trained.size == held.size == 64
