@@ -26,7 +26,8 @@ class Stack(nn.Sequential):
     """A branch of a network: a Sequential that can forget its activations and compute them again on the way back.
 
     It keeps what goes into each of its layers and forgets what these made inside. A layer without parts keeps little
-    else than its input, so it is left alone (and a batch norm sees each batch once); a Stack looks after itself.
+    else than its input, so it is left alone (and a batch norm sees each batch once); a Stack, or what has one inside,
+    looks after itself.
     Chen et al. 2016, "Training deep nets with sublinear memory cost", https://arxiv.org/abs/1604.06174.
     """
 
@@ -40,7 +41,8 @@ class Stack(nn.Sequential):
 
 
 def _has_parts(layer: nn.Module) -> bool:
-    return not isinstance(layer, Stack) and next(layer.children(), None) is not None
+    inside = any(isinstance(part, Stack) for part in layer.modules())
+    return not inside and next(layer.children(), None) is not None
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:
