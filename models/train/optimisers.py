@@ -192,9 +192,9 @@ class _Part:
         before = {name: weight.clone() for name, weight in followed.items()} if share < 1 else {}
         self.optimiser.step()
         for name, old in before.items():
-            drawn = torch.empty(old.shape, dtype=torch.bool, device=old.device)
-            drawn.bernoulli_(share, generator=dice.manual_seed(seeds[name]))
-            followed[name].copy_(torch.where(drawn, followed[name], old))
+            weight, dice = followed[name], dice.manual_seed(seeds[name])
+            thrown = torch.empty(old.shape, dtype=torch.int32, device=old.device).random_(generator=dice)  # 0..2^31-1
+            torch.where(thrown < int(share * 2**31), weight, old, out=weight)
         if self.twins:
             for name, weight in followed.items():
                 self.weights[name].copy_(weight, non_blocking=True)
