@@ -75,6 +75,15 @@ class Autoencoder(nn.Module):
         """Each person's codes as themselves."""
         return {person: self.decode(code, person) for person, code in codes.items()}
 
+    def drop_masks(self) -> None:
+        """Takes the branches away that learned the masks, for who wants pictures alone: they cost time.
+
+        Wherever a decoder has such a branch, it is called `mask`.
+        """
+        for part in self.modules():
+            if isinstance(getattr(part, "mask", None), nn.Module):
+                part.register_module("mask", None)
+
 
 class PerPerson(nn.ModuleDict):
     """Parts of a network, one for each person, by name.

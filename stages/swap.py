@@ -11,15 +11,26 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RequirementError
-from pipeline.types import Clip, Face, Frame, Frames, Report
+from pipeline.types import Array, Clip, Face, Frame, Frames, Report
+from stages.mask import soft_edged
+
+if TYPE_CHECKING:
+    from models.autoencoder import Autoencoder
 
 log = logging.getLogger(__name__)
+
+#: Over which share of its side a learned mask fades at the crop's border, as the mask stage's own does.
+_FADE = 0.1
+#: What a learned mask takes for nothing, and for everything but so much: a sigmoid quite reaches neither 0 nor 1.
+_FLOOR = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,8 @@ class Config:
         max_wait_ms: how long a face waits for others to share its batch at most; while it waits the stages before it
             work on, so in a file only the first frame comes later. `pipe` has a shorter bound of its own.
         threads: CPU threads of the network; 0 means all cores but one.
+        mask: where the face is put: "given" (what the mask stage says), "learned" (what the model says, which must
+            have learned it) or "both" (where both say so: the smaller of the two).
     """
 
     model: str
@@ -46,6 +59,7 @@ class Config:
     batch: int = 8
     max_wait_ms: float = 1000.0
     threads: int = 0
+    mask: Literal["given", "learned", "both"] = "given"
 
     def __post_init__(self) -> None:
         if self.faces not in ("all", "largest"):
@@ -54,6 +68,20 @@ class Config:
             raise ConfigError(f"swap.batch must be from 1 to 1024, not {self.batch}")
         if self.max_wait_ms < 0 or self.threads < 0:
             raise ConfigError("swap.max_wait_ms and swap.threads cannot be negative")
+        if self.mask not in ("given", "learned", "both"):
+            raise ConfigError(f"swap.mask must be given, learned or both, not {self.mask!r}")
+
+
+class Made(NamedTuple):
+    """What the network makes of a crop.
+
+    Attributes:
+        picture: (T, T, 3) uint8 RGB.
+        mask: (T, T) float32 0..1; None unless learned masks are asked for.
+    """
+
+    picture: NDArray[np.uint8]
+    mask: NDArray[np.float32] | None
 
 
 class Network:
@@ -68,26 +96,34 @@ class Network:
         self.device = tensors.choose_device(config.device)
         self.dtype = tensors.choose_precision(config.precision, self.device)
         self.precision = tensors.precision_name(self.dtype)
-        self._model: Any  # an nn.Module, but torch declares neither `swap` nor every keyword of `to`
+        self._model: Autoencoder
         self._model, self.description = checkpoint.load(config.model)
         if config.to not in self.description.people:
             people = " and ".join(self.description.people)
             raise ConfigError(f"swap.to is {config.to!r}, the model {config.model} knows {people}")
         self._to = config.to
-        self._model.to(self.device, self.dtype, memory_format=torch.channels_last)
+        if config.mask == "given":
+            self._model.drop_masks()
+        self._model.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = config.batch
         side = self.description.input_size
-        self([np.zeros((side, side, 3), np.uint8)] * config.batch)  # so that the first clip does not wait for it
+        # So that the first clip does not wait for it, and a model without what is asked for is refused now.
+        made = self([np.zeros((side, side, 3), np.uint8)] * config.batch)
+        if config.mask != "given" and made[0].mask is None:
+            raise ConfigError(
+                f"swap.mask is {config.mask}, but the model {config.model} has learned no mask; "
+                "use swap.mask given, or train one with train.layers.mask"
+            )
 
-    def __call__(self, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        """N crops (S, S, 3) uint8 RGB to N pictures (T, T, 3) uint8 RGB, in the same order.
+    def __call__(self, crops: list[NDArray[np.uint8]]) -> list[Made]:
+        """N crops (S, S, 3) uint8 RGB to what is made of them, in the same order.
 
         Raises:
             RequirementError: not even one face fits into the GPU's memory.
         """
         import torch
 
-        done: list[NDArray[np.uint8]] = []
+        done: list[Made] = []
         while len(done) < len(crops):
             try:
                 done.extend(self._run(crops[len(done) : len(done) + self.batch]))
@@ -101,7 +137,7 @@ class Network:
                 log.warning("%s is out of memory: faces now go through in batches of %d", self.device, self.batch)
         return done
 
-    def _run(self, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    def _run(self, crops: list[NDArray[np.uint8]]) -> list[Made]:
         import torch
 
         from models import tensors
@@ -110,7 +146,37 @@ class Network:
             # Always the same batch size: the last bit of a result depends on it, and a clip shall come out the same
             # however its faces happened to fall into batches.
             batch = tensors.to_unit(tensors.crops_to_tensor(crops, self.batch), self.device, self.dtype)
-            return list(tensors.to_bytes(self._model.swap(batch, self._to))[: len(crops)])
+            decoded = self._model.swap(batch, self._to)
+            pictures = tensors.to_bytes(decoded.picture[: len(crops)])
+            if decoded.mask is None:
+                return [Made(picture, None) for picture in pictures]
+            masks = decoded.mask[: len(crops), 0].float().cpu().numpy()
+            return [Made(picture, mask) for picture, mask in zip(pictures, masks, strict=True)]
+
+
+def settled(mask: Array, side: int) -> Array:
+    """A learned mask as the mask stage would give it: of its size, 0 and 1 where it is sure, 0 along the border.
+
+    Args:
+        mask: (T, T) float32 0..1.
+        side: px.
+
+    Returns:
+        (side, side) float32 0..1.
+    """
+    method = cv2.INTER_AREA if mask.shape[0] > side else cv2.INTER_LINEAR
+    sized = mask if mask.shape[0] == side else cv2.resize(mask, (side, side), interpolation=method)
+    stretched = np.clip((sized - np.float32(_FLOOR)) / np.float32(1 - 2 * _FLOOR), 0.0, 1.0)
+    bounded: Array = np.minimum(stretched, _border(side))
+    return bounded
+
+
+@lru_cache(maxsize=8)
+def _border(side: int) -> Array:
+    """(side, side) float32: the largest mask there may be, which keeps clear of the crop's border and corners."""
+    border = soft_edged(np.ones((side, side), np.float32), 0.0, _FADE)
+    border.flags.writeable = False
+    return border
 
 
 @dataclass(slots=True)
@@ -215,10 +281,23 @@ class Swap:
 
     def _run(self, queue: _Queue) -> int:
         taken = queue.take(self._network.batch)
-        pictures = self._network([waiting.frame.faces[place].aligned for waiting, place in taken])  # type: ignore[misc]
-        for (waiting, place), picture in zip(taken, pictures, strict=True):
-            swapped = waiting.frame.allocate(picture.shape, np.uint8)
-            swapped[...] = picture
-            waiting.done[place] = waiting.frame.faces[place].with_(swapped=swapped)
+        all_made = self._network([waiting.frame.faces[place].aligned for waiting, place in taken])  # type: ignore[misc]
+        for (waiting, place), made in zip(taken, all_made, strict=True):
+            waiting.done[place] = self._face(waiting.frame, place, made)
             waiting.missing -= 1
         return len(taken)
+
+    def _face(self, frame: Frame, place: int, made: Made) -> Face:
+        """The face with what was made of it, in the frame's own memory."""
+        face = frame.faces[place]
+        swapped = frame.allocate(made.picture.shape, np.uint8)
+        swapped[...] = made.picture
+        if made.mask is None:
+            return face.with_(swapped=swapped)
+        given = face.mask
+        side = made.picture.shape[0] if given is None else given.shape[0]
+        mask = frame.allocate((side, side), np.float32)
+        mask[...] = settled(made.mask, side)
+        if self._config.mask == "both" and given is not None:
+            np.minimum(mask, given, out=mask)
+        return face.with_(swapped=swapped, mask=mask)

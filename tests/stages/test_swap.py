@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,11 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models import checkpoint
-from models.autoencoders import original
+from models.autoencoder import Decoded
+from models.autoencoders import dfaker, original
+from models.layer_options import LayerOptions
 from pipeline.errors import ConfigError, RequirementError, WeightsError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Clip, Face, Frame, Picture, Pulled
-from stages.swap import Config, Swap
+from stages.blend import Blend
+from stages.blend import Config as BlendConfig
+from stages.mask import soft_edged
+from stages.swap import Config, Swap, settled
 
 MINI = original.Config(32, (8, 16, 16), 16, 8, 8, (8, 8, 8))
 GRAY = PIXEL_FORMATS["gray"]
@@ -79,7 +84,7 @@ def by_hand(folder: Path, crop: np.ndarray, to: str = "b") -> np.ndarray:
     batch = torch.zeros(4, 3, 32, 32)
     batch[0] = torch.from_numpy(crop).permute(2, 0, 1) / 255
     with torch.inference_mode():
-        picture = model.swap(batch, to)[0].permute(1, 2, 0).numpy()  # type: ignore[operator]
+        picture = model.swap(batch, to).picture[0].permute(1, 2, 0).numpy()
     return np.rint(picture * 255).astype(np.uint8)
 
 
@@ -144,7 +149,7 @@ def test_the_network_sees_one_batch_size_only(folder: Path, monkeypatch: pytest.
     own = Swap(config(folder))
     swap, sizes = own._network._model.swap, set()
 
-    def counting(batch: torch.Tensor, to: str) -> torch.Tensor:
+    def counting(batch: torch.Tensor, to: str) -> Decoded:
         sizes.add(len(batch))
         return swap(batch, to)
 
@@ -224,7 +229,7 @@ def test_a_full_gpu_halves_the_batch(folder: Path, monkeypatch: pytest.MonkeyPat
     network = small._network
     swap = network._model.swap
 
-    def only_two(batch: torch.Tensor, to: str) -> torch.Tensor:
+    def only_two(batch: torch.Tensor, to: str) -> Decoded:
         if len(batch) > 2:
             raise torch.cuda.OutOfMemoryError("full")
         return swap(batch, to)
@@ -236,6 +241,143 @@ def test_a_full_gpu_halves_the_batch(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(network._model, "swap", lambda batch, to: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
     with pytest.raises(RequirementError, match="memory for one face"):
         run(small, Pulled(frames([1])))
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned masks, and gives twice what it sees: from 64 px to 128."""
+    made = tmp_path_factory.mktemp("masked")
+    model, description = checkpoint.new(
+        "dfaker", dfaker.PRESETS["sketch"], layers=LayerOptions(mask=True), people=("a", "b", "c"), seed=3
+    )
+    checkpoint.save(made, model, description)
+    return made
+
+
+def with_mask(side: int) -> Frame:
+    """A frame with a face of 64 px whose given mask is a soft disc."""
+    y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
+    disc = soft_edged((np.hypot(x, y) < 0.3 * side).astype(np.float32), 0.0, 0.1)
+    (frame,) = frames([1])
+    return frame.with_(faces=(face(1, side=64).with_(mask=disc),))
+
+
+def test_a_learned_mask_takes_the_place_of_the_given_one(masked: Path) -> None:
+    frame = with_mask(48)
+    before = frame.faces[0].mask
+    assert before is not None
+    found = {}
+    for kind in ("given", "learned", "both"):
+        own = Swap(config(masked, mask=kind))
+        given_out: list[np.ndarray] = []
+
+        def allocate(shape: tuple[int, ...], dtype: object, out: list[np.ndarray] = given_out) -> np.ndarray:
+            out.append(np.empty(shape, dtype))  # type: ignore[call-overload]
+            return out[-1]
+
+        own._network._model.decode = lifted(own._network._model.decode)  # type: ignore[method-assign]
+        (out,), _ = run(own, Pulled([frame.with_(allocate=allocate)]))
+        mask, swapped = out.faces[0].mask, out.faces[0].swapped
+        assert mask is not None
+        assert swapped is not None
+        assert swapped.shape == (128, 128, 3)
+        assert (mask.shape, mask.dtype) == ((48, 48), np.float32)
+        assert any(mask is made for made in given_out) == (kind != "given")
+        found[kind] = mask
+    assert found["given"] is before
+    assert not np.array_equal(found["learned"], before)
+    assert found["learned"][24, 24] > 0.9  # the stand-in is sure of the middle and right half
+    assert found["learned"][24, 4:10].max() == 0
+    np.testing.assert_array_equal(found["both"], np.minimum(found["learned"], before))
+    np.testing.assert_array_equal(before, with_mask(48).faces[0].mask)  # type: ignore[arg-type]  # left as it came
+
+
+def lifted(decode: Callable[[torch.Tensor, str], Decoded]) -> Callable[[torch.Tensor, str], Decoded]:
+    """The model's decoder, with its mask set to what a trained one might say: the right half is face."""
+
+    def decoded(code: torch.Tensor, person: str) -> Decoded:
+        made = decode(code, person)
+        if made.mask is None:
+            return made
+        half = torch.full_like(made.mask, 0.02)
+        half[..., half.shape[-1] // 2 - 8 :] = 0.98
+        return Decoded(made.pictures, half)
+
+    return decoded
+
+
+def test_masks_that_nobody_asked_for_are_not_computed(masked: Path) -> None:
+    plain, learned = Swap(config(masked)), Swap(config(masked, mask="learned"))
+    names = [set(stage._network._model.state_dict()) for stage in (plain, learned)]
+    assert any(".mask." in name for name in names[1])
+    assert not any(".mask." in name for name in names[0])
+    frame = with_mask(48)
+    (one,), _ = run(plain, Pulled([frame]))
+    (other,), _ = run(learned, Pulled([frame]))
+    np.testing.assert_array_equal(one.faces[0].swapped, other.faces[0].swapped)
+
+
+def test_without_a_given_mask_the_learned_one_has_the_pictures_size(masked: Path) -> None:
+    frame = with_mask(48)
+    frame = frame.with_(faces=(frame.faces[0].with_(mask=None),))
+    for kind in ("learned", "both"):
+        (out,), _ = run(Swap(config(masked, mask=kind)), Pulled([frame]))
+        mask = out.faces[0].mask
+        assert mask is not None
+        assert mask.shape == (128, 128)
+
+
+@pytest.mark.parametrize(("size", "side"), [(128, 128), (128, 48), (64, 128)])
+def test_a_settled_mask_is_sure_and_ends_before_the_border(size: int, side: int) -> None:
+    faint = settled(np.full((size, size), 0.03, np.float32), side)
+    full = settled(np.full((size, size), 0.97, np.float32), side)
+    half = settled(np.full((size, size), 0.5, np.float32), side)
+    for mask in (faint, full, half):
+        assert (mask.shape, mask.dtype) == ((side, side), np.float32)
+        edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+        assert edge.max() == 0
+        assert mask[0 : side // 10, 0 : side // 10].max() == 0  # the corners are round
+    assert faint.max() == 0
+    assert full[side // 2, side // 2] == 1
+    assert half[side // 2, side // 2] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", ["given", "learned", "both"])
+def test_a_face_larger_than_its_crop_is_put_where_the_crop_was(masked: Path, kind: str) -> None:
+    """A crop of 64 px over a picture's px 20..83 comes back as 128 px, and lands on the same px."""
+    rgb = PIXEL_FORMATS["rgb24"]
+    clip = Clip(1, "/in", "/out", "/part", 120, 100, rgb, Fraction(1, 25))
+    plane = np.random.default_rng(4).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+    crop = plane[10:74, 20:84].copy()
+    matrix = np.array([[1.0, 0, -20], [0, 1, -10]])
+    face_in = with_mask(48).faces[0].with_(frame_to_crop=matrix, aligned=crop)
+    frame = Frame(1, 0, 0, Picture(rgb, 120, 100, (plane.copy(),)), (face_in,))
+    own = Swap(config(masked, mask=kind))
+    own._network._model.decode = striped(own._network._model.decode)  # type: ignore[method-assign]
+    (swapped,), _ = run(own, Pulled([frame]))
+    (blended,) = Blend(BlendConfig("none"))(clip, Pulled([swapped]))
+    (result,) = blended.picture.planes
+    changed = (result != plane).any(-1)
+    assert changed[42, 52]
+    inside = np.zeros_like(changed)
+    inside[10:74, 20:84] = True
+    assert not changed[~inside].any()
+    # the picture's left half is dark, its right half light, exactly where the crop's middle was: x = 52
+    assert result[42, 46:50].max() < 60
+    assert result[42, 54:58].min() > 195
+
+
+def striped(decode: Callable[[torch.Tensor, str], Decoded]) -> Callable[[torch.Tensor, str], Decoded]:
+    """The model's decoder, its picture dark on the left and light on the right, with a smaller one before it."""
+
+    def decoded(code: torch.Tensor, person: str) -> Decoded:
+        made = decode(code, person)
+        picture = torch.full_like(made.picture, 0.1)
+        picture[..., picture.shape[-1] // 2 :] = 0.9
+        small = torch.ones_like(picture[..., ::2, ::2])
+        return Decoded((small, picture), None if made.mask is None else torch.full_like(made.mask, 0.98))
+
+    return decoded
 
 
 @pytest.mark.parametrize(
@@ -250,6 +392,9 @@ def test_a_full_gpu_halves_the_batch(folder: Path, monkeypatch: pytest.MonkeyPat
         ({"batch": 0}, ConfigError, "swap.batch"),
         ({"faces": "some"}, ConfigError, "swap.faces"),
         ({"max_wait_ms": -1}, ConfigError, "negative"),
+        ({"mask": "drawn"}, ConfigError, "swap.mask must be given, learned or both, not 'drawn'"),
+        ({"mask": "learned"}, ConfigError, "has learned no mask; use swap.mask given, or train one"),
+        ({"mask": "both"}, ConfigError, "has learned no mask"),
     ],
 )
 def test_wrong_settings(folder: Path, changes: dict[str, object], error: type[Exception], words: str) -> None:

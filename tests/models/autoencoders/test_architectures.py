@@ -208,6 +208,17 @@ def test_a_network_on_the_meta_device_takes_the_weights_of_another(name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_masks_can_be_dropped(name: str) -> None:
+    model, x = build(name).eval(), faces(name)["anna"]
+    with torch.inference_mode():
+        before = model.swap(x, "train")
+        model.drop_masks()
+        after = model.swap(x, "train")
+    assert after.mask is None
+    assert torch.equal(before.picture, after.picture)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_weights(name: str) -> None:
     one, other = build(name).state_dict(), build(name).state_dict()
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
