@@ -11,10 +11,13 @@ few hundred bytes until training goes on, and restoring one is the exchange of m
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
 import re
 import shlex
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +74,26 @@ def is_model(folder: Path | str) -> bool:
     """Whether there is a model in `folder`, be it one of which only something kept is left."""
     folder = Path(folder)
     return (folder / FILE).exists() or bool(_names(folder))
+
+
+@contextmanager
+def claimed(folder: Path | str) -> Iterator[None]:
+    """The model is this process's alone to change; the claim ends with the process, however that ends.
+
+    Raises:
+        WeightsError: another process has it, or there is no such folder.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise WeightsError(f"the model {folder} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise WeightsError(f"the model {folder} is being changed by another process; stop that one first") from error
+    finally:
+        os.close(handle)
 
 
 def keep(folder: Path | str, model: ModelDescription, kind: str, limit: int | None = None) -> str:

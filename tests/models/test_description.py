@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.description import ModelDescription, parse, read
+from models.description import LONGEST, ModelDescription, parse, read
+from models.layer_options import LayerOptions
 from pipeline.errors import WeightsError
 
 GOOD = ModelDescription(
@@ -45,6 +48,13 @@ def test_what_is_written_is_read(coverage: float, people: list[str], iterations:
     assert parse(made.to_json(), "here") == made
 
 
+def test_layers_are_given_as_options_with_what_is_usual_for_the_rest() -> None:
+    given = parse(changed(layers={"mask": True, "upscaler": "fast"}), "here")
+    assert given.layer_options == LayerOptions(mask=True, upscaler="fast")
+    assert given.layers == asdict(given.layer_options)
+    assert GOOD.layer_options == LayerOptions()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -62,6 +72,8 @@ def test_what_is_written_is_read(coverage: float, people: list[str], iterations:
         (changed(coverage=float("nan")), "coverage must be"),
         (changed(coverage=0), "coverage must be"),
         (changed(people=["a"]), "people must be"),
+        (changed(architecture="x" * 10**6), "names the architecture 'xxx"),
+        (changed(**{"y" * 10**6: 1}), "has a key 'yyy"),
         (changed(people=["a", "a"]), "people must be"),
         (changed(people=["a", "b/.."]), "people must be"),
         (changed(weights="../../etc/passwd"), "weights must be"),
@@ -71,12 +83,33 @@ def test_what_is_written_is_read(coverage: float, people: list[str], iterations:
         (changed(iterations=-1), "iterations must be"),
         (changed(loss={"a": "low"}), "loss must be"),
         (changed(options=[]), "options must be"),
+        (changed(options={"size": 2**30}), "options must be"),
+        (changed(options={"size": float("inf")}), "options must be"),
+        (changed(options={"encoder": [8] * 2000}), "options must be"),
+        (changed(options={"encoder": [[8]]}), "options must be"),
+        (changed(layers=[]), "layers must be an object"),
+        (changed(layers={"wings": 2}), "layers has no option 'wings'; it has: mask, upscaler, "),
+        (changed(layers={"mask": 1}), "layers.mask must be true or false, not 1"),
+        (changed(layers={"upscaler": "magic"}), "layers.upscaler must be one of subpixel, resize, .*, not 'magic'"),
+        (changed(layers={"padding": ["zeros"]}), "layers.padding must be one of zeros, reflect, not"),
+        (changed(crop="foot"), 'crop must be "face" or "head", not \'foot\''),
+        (changed(crop=["face"]), "crop must be"),
+        (changed(session=-1), "session must be"),
+        (changed(session=1.5), "session must be"),
+        (changed(iterations=10**400), "iterations must be"),
+        (changed(seconds=10**400), "seconds must be"),
+        (changed(saved="yesterday"), "saved must be"),
+        (changed(state="model.0123456789ab.safetensors", state_digest="0" * 64), "state must be"),
+        (changed(weights="state.0123456789ab.safetensors"), "weights must be"),
+        (changed(state="state.0123456789ab.safetensors"), "name either both of state and state_digest or neither"),
+        (changed(people=[f"p{i}" for i in range(5000)]), "people must be"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, words: str) -> None:
     with pytest.raises(WeightsError, match=words) as caught:
         parse(text, "here")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400, "it does not quote at length"
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -91,6 +124,19 @@ def test_folders(tmp_path: Path) -> None:
         read(tmp_path / "model.json")
     (tmp_path / "model.json").write_text(GOOD.to_json())
     assert read(tmp_path) == GOOD
+
+
+def test_descriptions_that_would_be_read_for_ever(tmp_path: Path) -> None:
+    with (tmp_path / "model.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(WeightsError, match="longer than 1024 KiB"):
+        read(tmp_path)
+    (tmp_path / "model.json").write_text(GOOD.to_json() + " " * (LONGEST - len(GOOD.to_json())))
+    assert read(tmp_path) == GOOD
+    (tmp_path / "model.json").unlink()
+    os.mkfifo(tmp_path / "model.json")
+    with pytest.raises(WeightsError, match="no regular file"):
+        read(tmp_path)
 
 
 def test_reading_loads_neither_torch_nor_numpy() -> None:
