@@ -88,16 +88,22 @@ def claimed(folder: Path | str) -> Iterator[None]:
     except OSError as error:
         raise WeightsError(f"the model {folder} cannot be opened: {error.strerror}") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # a file system that knows no locks: then nobody can be told
+            _lock(handle, folder)
         yield
-    except BlockingIOError as error:
-        raise WeightsError(f"the model {folder} is being changed by another process; stop that one first") from error
     finally:
         os.close(handle)
 
 
+def _lock(handle: int, folder: Path | str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WeightsError(f"the model {folder} is being changed by another process; stop that one first") from error
+
+
 def keep(folder: Path | str, model: ModelDescription, kind: str, limit: int | None = None) -> str:
-    """Keeps a model as it was saved in `folder`; gives the name. The oldest of its kind go beyond `limit`.
+    """Keeps a model as it was saved in `folder`; gives the name. Beyond `limit` the oldest of its kind go.
 
     Raises:
         WeightsError: the folder can't be written; what was kept before is kept still.
