@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models import description
 from models.description import ModelDescription
-from models.train import recipe
+from models.train import profiles, recipe
 from pipeline import config
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
@@ -55,14 +55,19 @@ class Settings:
 
 
 def load_settings(
-    file: str | None = None, overrides: Sequence[str] = (), model: str | None = None, to: str | None = None
+    file: str | None = None,
+    overrides: Sequence[str] = (),
+    model: str | None = None,
+    to: str | None = None,
+    profile: str | None = None,
 ) -> Settings:
-    """The defaults, then the configuration file, then `key=value` overrides, then --model and --to.
+    """The defaults, then the configuration file, then the profile, then `key=value` overrides, then --model and --to.
 
     Args:
         file: the configuration; None takes config.yaml in the current folder where there is one. Relative paths in
             it are relative to its folder.
         overrides: relative paths in them are relative to the current folder.
+        profile: one of models/train/profiles.
 
     Raises:
         ConfigError: names the file or the override, the key, and what is allowed.
@@ -71,6 +76,8 @@ def load_settings(
     path = Path(file) if file is not None else Path(DEFAULT_FILE)
     if file is not None or path.is_file():
         settings = _apply(settings, path, config.read_file(path))
+    if profile is not None:
+        settings = _apply(settings, profiles.path(profile), config.read_file(profiles.path(profile)))
     settings = config.apply(settings, config.read_overrides(overrides), Path.cwd(), FIXED, entries=True)
     if model is not None:
         settings = replace(settings, model=Path(model).absolute())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from models.blocks import SLOPE, convolution
+from models.blocks import SLOPE, Layers
 from models.faceset import FaceRecord, FaceSet
 from pipeline.errors import InputError
 
 SIZE = 32  # px the classifier sees
 HELD_OUT = 0.25
+LEAST = 4  # faces of a person without which nothing can be learned
 _STEPS, _BATCH, _LR = 160, 16, 3e-3
 _SMOOTHING = 0.05  # of the labels: answers stay short of certainty
 _AXES = (0.38, 0.46)  # half axes of the ellipse that is looked at, of the crop's side
@@ -37,11 +38,17 @@ class Classifier:
     Attributes:
         accuracy: share of the held-out crops that it calls right, both people weighing the same.
         held_out: how many those were.
+        sign: -1 where the network was made to call the other one b.
     """
 
     network: nn.Module = field(repr=False)
     accuracy: float
     held_out: int
+    sign: float = 1.0
+
+    def turned(self) -> Classifier:
+        """The same with the two people's places exchanged."""
+        return replace(self, sign=-self.sign)
 
     def probability_b(self, crops: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float64]:
         """How likely each of N upright crops (S, S, 3) uint8 RGB at coverage 1 shows b: (N,) 0..1."""
@@ -49,7 +56,7 @@ class Classifier:
             return np.empty(0)
         with torch.inference_mode():
             seen = _standardised(_small(crops))
-            likely = torch.sigmoid((self.network(seen) + self.network(seen.flip(3))) / 2)
+            likely = torch.sigmoid(self.sign * (self.network(seen) + self.network(seen.flip(3))) / 2)
         return likely[:, 0].double().numpy()
 
 
@@ -78,9 +85,9 @@ def train_classifier(
     Raises:
         InputError: fewer than four crops of a person.
     """
-    if min(len(faces_a), len(faces_b)) < 4:
+    if min(len(faces_a), len(faces_b)) < LEAST:
         raise InputError(
-            f"telling two people apart takes at least 4 faces of each; there are {len(faces_a)} and {len(faces_b)}"
+            f"telling two people apart takes at least {LEAST} faces of each; there are {len(faces_a)} and {len(faces_b)}"
         )
     known, held = zip(*(_divided(_small(faces)) for faces in (faces_a, faces_b)), strict=True)
     generator = Generator().manual_seed(seed)
@@ -111,9 +118,10 @@ def _fit(network: nn.Module, known: Sequence[Tensor], generator: Generator) -> N
 
 
 def _network() -> nn.Module:
+    kit = Layers()
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, 24), (24, 48), (48, 64)):
-        layers += [convolution(inputs, outputs, 3, stride=2), nn.LeakyReLU(SLOPE)]
+        layers += [kit.convolution(inputs, outputs, 3, stride=2), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * (SIZE // 8) ** 2, 1))
 
 

@@ -1,21 +1,34 @@
-"""The training loop: draw faces of both people, learn from them, tell, save; until an end is reached."""
+"""The training loop: draw faces, learn from them, tell, save; until an end is reached."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from models import tensors
+import numpy as np
+from numpy.typing import NDArray
+
+from models import durable, kept, tensors
 from models.description import ModelDescription
-from models.faceset import FaceSet
-from models.train import augment, data
+from models.faceset import FaceSet, divided
+from models.reports.judge import Judge
+from models.train import data, finder
+from models.train.feed import Feed, open_feed
+from models.train.journal import ROLLED_BACK
 from models.train.recipe import Config
 from models.train.session import Session
+from models.train.show import Show
+from models.train.step import Diverged, Stopped
 from models.train.threads import Threads, candidates
+from models.train.world import World
 
-_REPORT_S = 0.5  # between two looks at the loss; each waits for the device
+_REPORT_S = 0.5  # between two looks at where it is
+
+#: Crops, each (S, S, 3) uint8 RGB, to their landmarks, (478, 2) float32 px, or None where no face is found.
+Landmarks = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.float32] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,7 @@ class Progress:
     Attributes:
         iteration: steps the model has had; `steps` of them in this session, `seconds` of it gone.
         loss: of each person, smoothed.
-        faces_per_s: both people's faces through the network in a second, lately.
+        faces_per_s: all people's faces through the network in a second, lately.
         share: of the session that is done, 0..1, or None where only `stop` ends it; `eta_s` the rest in seconds.
         saved: the model has just been saved.
     """
@@ -42,9 +55,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a session came to: the model as saved, and why it ended ("iterations", "minutes" or "stopped").
+    """What a session came to.
 
-    `preview` is the last preview sheet; `notes` names the faces that could not be used, one sentence each.
+    Attributes:
+        description: the model as saved.
+        ended: why: "iterations", "minutes", "patience" or "stopped".
+        preview: the last preview sheet.
+        notes: what a person should know: faces that could not be used, what was taken over, one sentence each.
+        metrics: the last judgement.
     """
 
     description: ModelDescription
@@ -54,53 +72,227 @@ class TrainingResult:
     ended: str
     preview: Path | None
     notes: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-def train(
-    config: Config,
-    set_a: FaceSet,
-    set_b: FaceSet,
-    folder: Path | str,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> TrainingResult:
-    """Trains the model in `folder` on, or a new one where there is none, until an end of `config` or `stop`.
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a training needs of the world around it.
+
+    Attributes:
+        on_progress: called about twice a second and after each save.
+        on_event: told what happens on the way, one sentence each: taken back, out of memory, ...
+        stop: asked again and again; once it says so, the model is saved and training ends.
+        landmarks: finds them, for the judgement of expression and pose; None leaves these two out.
+        world: the other processes of the same training.
+    """
+
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_event: Callable[[str], None] = lambda sentence: None
+    stop: Callable[[], bool] = lambda: False
+    landmarks: Landmarks | None = None
+    world: World = field(default_factory=World.alone)
+
+
+_ALONE = Around()
+
+
+def train(config: Config, sets: Mapping[str, FaceSet], folder: Path | str, around: Around = _ALONE) -> TrainingResult:
+    """Trains the model in `folder` on, or a new one where there is none, until an end of `config` or `around.stop`.
 
     Args:
-        on_progress: called about twice a second and after each save.
-        stop: asked before every step; once it says so, the model is saved and training ends.
+        sets: each person's faces; of two, the first is the one in the clips, the second whose face is put there.
 
     Raises:
         ConfigError: settings that do not fit the model in `folder`.
         InputError: a face set without a usable face.
-        WeightsError: the model in `folder` is damaged, cannot be written, or its loss is no number any more.
+        RequirementError: a device that is not there, or not enough memory for one face.
+        WeightsError: the model in `folder` is damaged, in use, cannot be written, or broke down too often.
     """
-    session = Session.begin(config, Path(folder))
-    people, sizes = session.people, session.sizes
-    faces = {
-        person: data.load(found, sizes[1], config.coverage, config.memory_mb / 2).to(session.device)
-        for person, found in zip(people, (set_a, set_b), strict=True)
-    }
-    switches = augment.Switches(config.warp, config.flip, config.colour)
-    threads = Threads(_thread_counts(config, session.device.type))
-    clock = _Clock(config, session.description.iterations)
-    while not (ended := clock.ended(session.iteration) or ("stopped" if stop() else "")):
-        session.set_learning_rate(clock.share(session.iteration))
-        with threads.step():
-            batches = {p: augment.draw(faces[p], config.batch, sizes, switches, session.generator) for p in people}
-            session.learn(batches)
-        if clock.report_due():
-            session.look_at_errors()
-            on_progress(clock.progress(session))
-        if clock.save_due():
-            session.save(faces, clock.seconds)
-            on_progress(replace(clock.progress(session), saved=True))
-    sheet = session.save(faces, clock.seconds)
-    on_progress(replace(clock.progress(session), saved=True))
-    steps = session.iteration - session.description.iterations
-    rate = 2 * config.batch * steps / max(clock.seconds, 1e-9)
-    notes = tuple(note for person in people for note in _notes(person, faces[person]))
-    return TrainingResult(session.saved, steps, clock.seconds, rate, ended, sheet, notes)
+    with _begun(config, sets, Path(folder), around) as training:
+        return training.run()
+
+
+def try_rates(
+    config: Config, sets: Mapping[str, FaceSet], folder: Path | str, around: Around = _ALONE
+) -> finder.Finding:
+    """Which step size suits the model in `folder`, or a new one; nothing of it is kept. Raises as `train`."""
+    with _begun(config, sets, Path(folder), around) as training:
+        return training.try_rates()
+
+
+@contextmanager
+def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Around) -> Iterator[_Training]:
+    with ExitStack() as stack:
+        leads, new = around.world.rank == 0, not kept.is_model(folder)
+        if leads and not new:
+            stack.enter_context(kept.claimed(folder))
+        session = Session.begin(config, folder, tuple(sets), around.world, around.stop)
+        description, share = session.description, config.data.held_out if config.judge.every else 0.0
+        memory_mb = config.data.memory_mb / len(sets)
+        parts = {person: divided(sets[person], share) for person in session.people}
+        faces, held = (
+            {
+                person: data.load(both[half], session.sizes[1], description.coverage, memory_mb, description.crop)
+                for person, both in parts.items()
+                if both[half].faces
+            }
+            for half in (0, 1)
+        )
+        if leads and new:  # only now that nothing speaks against it
+            durable.make_folder(folder)
+            stack.enter_context(kept.claimed(folder))
+        yield stack.enter_context(_Training(config, session, faces, held, around))
+
+
+class _Training:
+    """A session and what goes on around it."""
+
+    def __init__(
+        self,
+        config: Config,
+        session: Session,
+        faces: Mapping[str, data.AnyFaces],
+        held: Mapping[str, data.AnyFaces],
+        around: Around,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._faces = faces
+        self._around = around
+        self._leads = around.world.rank == 0
+        self._clock = _Clock(config, session)
+        self._threads = Threads(_thread_counts(config, session.device.type))
+        self._show = Show(config, session, faces) if self._leads else None
+        self._judge = (
+            Judge(config.judge, held, faces, session.sizes, around.landmarks)
+            if self._leads and config.judge.every and len(held) == len(faces)
+            else None
+        )
+        self._metrics: dict[str, float] = {}
+        self._feed: Feed | None = None
+
+    def __enter__(self) -> _Training:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._show is not None:
+            self._show.close()
+
+    def run(self) -> TrainingResult:
+        session, clock = self._session, self._clock
+        if self._show is not None:
+            self._show.begin()
+        if not session.saved.digest:
+            self._save()  # something to go back to, and better now than in an hour if the disk is full
+        while not (ended := self._ended()):
+            try:
+                self._step()
+            except Stopped:
+                continue
+            except Diverged as error:
+                self._take_back(error)
+                continue
+            self._tell()
+            if self._agreed(clock.save_due(session.iteration)):
+                self._save()
+            if self._config.judge.every and session.iteration % self._config.judge.every == 0:
+                self._judged()
+        sheet = self._save()
+        seconds = clock.seconds
+        steps = session.iteration - session.description.iterations
+        if self._show is not None:
+            self._show.end(ended, seconds)
+        notes = session.notes + tuple(note for p, faces in self._faces.items() for note in _notes(p, faces))
+        rate = clock.faces_per_step * clock.steps / max(seconds, 1e-9)
+        return TrainingResult(session.saved, steps, seconds, rate, ended, sheet, notes, self._metrics)
+
+    def try_rates(self) -> finder.Finding:
+        session = self._session
+
+        def step(rate: float) -> float:
+            try:
+                session.learn(self._batches(), rate)
+            except Diverged:
+                return float("nan")
+            assert session.costs is not None
+            return sum(session.costs.loss.values())
+
+        return finder.find(step)
+
+    def _step(self) -> None:
+        session, clock = self._session, self._clock
+        share = self._around.world.leaders(clock.share(session.iteration))
+        with self._threads.step():
+            with clock.waiting():
+                batches = self._batches()
+            session.learn(batches, session.rate(share))
+        clock.stepped()
+
+    def _batches(self) -> dict[str, object]:
+        session, world = self._session, self._around.world
+        if self._feed is None:
+            config = replace(self._config, batch=max(1, self._config.batch // world.size), seed=session.seed)
+            self._feed = open_feed(self._faces, session.sizes, config, session.device, world.rank)
+        return self._feed.batches(session.iteration)
+
+    def _ended(self) -> str:
+        clock, session = self._clock, self._session
+        if self._agreed(self._around.stop()):
+            return "stopped"
+        patience = self._config.judge.patience
+        if self._agreed(bool(patience) and session.record.waited >= patience):
+            return "patience"
+        if self._config.iterations and session.iteration >= self._config.iterations:
+            return "iterations"
+        return "minutes" if self._agreed(clock.time_is_up()) else ""
+
+    def _agreed(self, flag: bool) -> bool:
+        return self._around.world.any(flag)
+
+    def _take_back(self, error: Diverged) -> None:
+        sentence = self._session.take_back(error)
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+        self._clock.taken_back()
+        self._event(ROLLED_BACK, sentence)
+
+    def _tell(self) -> None:
+        if not self._leads or not self._clock.report_due():
+            return
+        progress = self._clock.progress()
+        self._around.on_progress(progress)
+        assert self._show is not None
+        self._show.point(progress.seconds, progress.faces_per_s, self._clock.waited_share)
+
+    def _save(self) -> Path | None:
+        self._clock.saved(self._session.iteration)
+        if self._show is None:
+            return None
+        done = self._session.save(self._clock.seconds)
+        for what, name in done:
+            self._show.event(what, name)
+        sheet = self._show.saved()
+        self._around.on_progress(replace(self._clock.progress(), saved=True))
+        return sheet
+
+    def _judged(self) -> None:
+        if self._judge is not None and self._show is not None:
+            self._metrics = self._judge(self._session.model)
+            self._show.judged(self._metrics)
+            if self._session.judged(self._metrics.get(self._config.judge.best)):
+                self._save()
+                name = kept.keep(self._session.folder, self._session.saved, "best")
+                self._event("best", f"{name}: {self._config.judge.best} {self._session.record.best:.4g}")
+        self._around.world.barrier()
+
+    def _event(self, what: str, sentence: str) -> None:
+        if self._show is not None:
+            self._show.event(what, sentence)
+            self._around.on_event(sentence)
 
 
 def _thread_counts(config: Config, device: str) -> tuple[int, ...]:
@@ -109,22 +301,27 @@ def _thread_counts(config: Config, device: str) -> tuple[int, ...]:
     return candidates(tensors.cores()) if device == "cpu" else (tensors.cores(),)
 
 
-def _notes(person: str, faces: data.Faces) -> list[str]:
+def _notes(person: str, faces: data.AnyFaces) -> list[str]:
     notes = [f"{person}: {junk}" for junk in faces.junk]
     if faces.passed_over:
-        notes.append(f"{person}: {faces.passed_over} faces left out to stay within train.memory_mb")
+        notes.append(f"{person}: {faces.passed_over} faces left out to stay within train.data.memory_mb")
     return notes
 
 
 class _Clock:
     """Time and share of a session."""
 
-    def __init__(self, config: Config, first: int) -> None:
+    def __init__(self, config: Config, session: Session) -> None:
         self._config = config
-        self._first = first
+        self._session = session
+        self._first = session.description.iterations
+        drawn = min(config.people_per_step or len(session.people), len(session.people))
+        self.faces_per_step = drawn * config.batch
         self._start = self._last_save = self._last_report = time.monotonic()
-        self._last_iteration = first
-        self.faces_per_s = 0.0
+        self._last_saved = self._first
+        self.steps = self._reported = 0
+        self._waited = 0.0
+        self.faces_per_s = self.waited_share = 0.0
 
     @property
     def seconds(self) -> float:
@@ -139,26 +336,43 @@ class _Clock:
             shares.append(self.seconds / (60 * self._config.minutes))
         return min(1.0, max(shares))
 
-    def ended(self, iteration: int) -> str:
-        if self._config.iterations and iteration >= self._config.iterations:
-            return "iterations"
-        return "minutes" if self._config.minutes and self.seconds >= 60 * self._config.minutes else ""
+    def time_is_up(self) -> bool:
+        return bool(self._config.minutes) and self.seconds >= 60 * self._config.minutes
+
+    def stepped(self) -> None:
+        self.steps += 1
+
+    def taken_back(self) -> None:
+        self._last_saved = self._session.iteration
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what only waits for data."""
+        begun = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begun
 
     def report_due(self) -> bool:
         return time.monotonic() - self._last_report >= _REPORT_S
 
-    def save_due(self) -> bool:
-        due = time.monotonic() - self._last_save >= 60 * self._config.save_minutes
-        if due:
-            self._last_save = time.monotonic()
-        return due
+    def save_due(self, iteration: int) -> bool:
+        safety = self._config.safety
+        steps = bool(safety.save_iterations) and iteration - self._last_saved >= safety.save_iterations
+        every = safety.snapshot_iterations
+        snapshot = bool(every) and iteration // every > self._last_saved // every
+        return steps or snapshot or time.monotonic() - self._last_save >= 60 * safety.save_minutes
 
-    def progress(self, session: Session) -> Progress:
+    def saved(self, iteration: int) -> None:
+        self._last_save, self._last_saved = time.monotonic(), iteration
+
+    def progress(self) -> Progress:
+        session = self._session
         now = time.monotonic()
-        if session.iteration > self._last_iteration:
-            faces = 2 * self._config.batch * (session.iteration - self._last_iteration)
-            self.faces_per_s = faces / (now - self._last_report)
-        self._last_report, self._last_iteration = now, session.iteration
+        passed = now - self._last_report
+        if self.steps > self._reported and passed > 0:
+            self.faces_per_s = self.faces_per_step * (self.steps - self._reported) / passed
+            self.waited_share = min(1.0, self._waited / passed)
+            self._last_report, self._reported, self._waited = now, self.steps, 0.0
         steps = session.iteration - self._first
         share = self.share(session.iteration) if self._config.iterations or self._config.minutes else None
         eta = self.seconds * (1 - share) / share if share else None

@@ -225,13 +225,17 @@ class Safety:
         save_minutes: time between saves; save_iterations: steps between saves (0: by time alone). The end always saves.
         backups: how many saves are kept in which the loss had fallen; the newest ones.
         snapshot_iterations: steps between snapshots, which are kept for good; 0 for none.
-        rollbacks: how often a training that breaks down goes back to the last save before it gives up.
+        collapse: a person's loss that is so many times its smoothed value counts as a breakdown, as does one that is no
+            number; 0 for any.
+        rollbacks: how often a session that breaks down goes back to the last save, with other draws and half the step
+            size, before it gives up.
     """
 
     save_minutes: float = 5.0
     save_iterations: int = 0
     backups: int = 2
     snapshot_iterations: int = 0
+    collapse: float = 8.0
     rollbacks: int = 3
 
     def __post_init__(self) -> None:
@@ -240,6 +244,7 @@ class Safety:
             "save_iterations": (0, 10**9),
             "backups": (0, 100),
             "snapshot_iterations": (0, 10**9),
+            "collapse": (0, 10**6),
             "rollbacks": (0, 100),
         }
         _check("train.safety", self, ranges)
@@ -313,14 +318,15 @@ class Config:
     """A training's settings. Where several ends are given, the first one reached ends it; with none, `stop` does.
 
     Attributes:
-        architecture: a file of models/autoencoders; preset: a name in its PRESETS, empty for its defaults.
-        options: the architecture's own options, over the preset's.
+        architecture: a file of models/autoencoders; empty for "original" or, where the model is there already, for
+            whatever it is: then the settings from here to `coverage` are the model's own.
+        preset: a name in its PRESETS, empty for its defaults; options: its own options, over the preset's.
         layers: what every architecture lets one choose.
         crop: what the square is centred on: the face (brow to chin), or the whole head.
         coverage: the crop's side against the face's own; the face sets' crops must cover at least as much.
         iterations: steps the model shall have had in all, earlier sessions included; 0 for no such end.
         minutes: how long this session lasts; 0 for no such end.
-        batch: faces of each person in every step.
+        batch: faces of each person in every step, on all GPUs together.
         people_per_step: how many of many people are drawn for a step; 0 for all.
         seed: of the weights and of every draw.
         device: "auto", "cpu", "cuda" or "cuda:N"; precision: "auto", "fp32", "bf16" or "fp16", of the
@@ -328,7 +334,7 @@ class Config:
         threads: CPU threads; 0 for as many as prove fastest, tried out on the way.
     """
 
-    architecture: str = "original"
+    architecture: str = ""
     preset: str = ""
     options: dict[str, bool | int | float | str | tuple[int, ...]] = field(default_factory=dict)
     layers: LayerOptions = field(default_factory=LayerOptions)

@@ -1,65 +1,122 @@
-"""A training session: what the loop changes step by step, how it is taken up again and how it is saved."""
+"""A training session: what the loop changes step by step, how it is taken up, kept, and taken back when it breaks."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import autoencoders, checkpoint, tensors
+from models import autoencoders, checkpoint, kept, tensors, transfer
+from models.autoencoder import Autoencoder
 from models.description import FILE, ModelDescription
-from models.reports import preview
-from models.train import losses
-from models.train.augment import Batch
-from models.train.data import Faces
-from models.train.recipe import Config
-from pipeline.errors import ConfigError, RequirementError, WeightsError
+from models.train import draws, recipe, schedule
+from models.train.batch import Batch
+from models.train.step import Costs, Diverged, Learner
+from models.train.world import World
+from pipeline.errors import ConfigError, WeightsError
 
-_SMOOTHING = 0.9  # of the losses that are shown
+_SMOOTHING = 0.99  # of the losses that are shown and kept
+_USUAL = 50  # steps after which a session knows what a usual loss is
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of the training beside weights and counts; a part of the checkpoint.
+
+    Attributes:
+        attempt: how often the training has been taken back; draws differ and steps are half as long after each.
+        lowest: the lowest smoothed loss of which a backup was made, all people together; best: the best judgement.
+        waited: judgements since then.
+    """
+
+    attempt: int = 0
+    lowest: float | None = None
+    best: float | None = None
+    waited: int = 0
 
 
 @dataclass(slots=True)
 class Session:
-    """What training changes: the model, its optimiser, the generator of every draw, and how far it is."""
+    """What training changes.
 
-    config: Config
+    Attributes:
+        description: the model as this session began; `saved` as it was last saved.
+        notes: what a person should know about how it began.
+    """
+
+    config: recipe.Config
     folder: Path
+    world: World
     device: torch.device
     dtype: torch.dtype
-    model: Any
-    optimiser: torch.optim.Adam
-    generator: torch.Generator
-    description: ModelDescription  # as the session began
+    model: Autoencoder
+    learner: Learner
+    description: ModelDescription
     saved: ModelDescription
+    record: Record
+    notes: tuple[str, ...]
     iteration: int
-    loss: dict[str, float] = field(default_factory=dict)
-    errors: dict[str, Tensor] = field(default_factory=dict)
+    loss: dict[str, float]
+    costs: Costs | None = None
+    rollbacks: int = 0
+    last_rate: float = 0.0
+    _usual: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, config: Config, folder: Path) -> Session:
-        device = tensors.choose_device(config.device)
+    def begin(
+        cls,
+        config: recipe.Config,
+        folder: Path,
+        people: Sequence[str],
+        world: World,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Session:
+        """Takes up the model in `folder`, or begins a new one where there is none.
+
+        Raises:
+            ConfigError: settings that do not fit the model in `folder`, or an unknown architecture or option.
+            WeightsError: the model is damaged, or has no training state.
+        """
+        device = world.device(config.device)
         dtype = tensors.choose_precision(config.precision, device)
-        resumes = (folder / FILE).exists()
-        model, description = checkpoint.load(folder) if resumes else _fresh(config)
+        notes: tuple[str, ...] = ()
+        resumes = kept.is_model(folder)
         if resumes:
-            _check_fits(config, description, folder)
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model, description = checkpoint.load(folder)
+            _check_fits(config, description, folder, people)
+        else:
+            model, description = fresh(config, people)
+            notes += transfer.start(model, config.transfer)
+        description = replace(description, session=description.session + 1)
+        transfer.freeze(model, config.transfer.freeze)
+        memory_format = torch.channels_last if config.memory.channels_last else torch.contiguous_format
+        model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         model.train()
-        optimiser = torch.optim.Adam(
-            model.parameters(), config.lr, (config.beta1, config.beta2), config.eps, fused=True
-        )
-        generator = torch.Generator().manual_seed(config.seed)
+        learner = Learner(model, (description.input_size, description.output_size), config, dtype, world, stop)
+        record = Record()
         if resumes:
-            _restore(folder, description, model, optimiser, generator)
-        iteration, loss = description.iterations, dict(description.loss)
+            state, facts = checkpoint.load_state(folder, description)
+            notes += _restored(learner, state, facts, folder / description.state)
+            record = Record(**json.loads(facts.get("record", "{}")))
+        loss = dict(description.loss)
         return cls(
-            config, folder, device, dtype, model, optimiser, generator, description, description, iteration, loss
+            config,
+            folder,
+            world,
+            device,
+            dtype,
+            model,
+            learner,
+            description,
+            description,
+            record,
+            notes,
+            description.iterations,
+            loss,
         )
 
     @property
@@ -68,123 +125,144 @@ class Session:
 
     @property
     def sizes(self) -> tuple[int, int]:
+        """Px of the square it sees, and of the one it gives."""
         return self.description.input_size, self.description.output_size
 
-    def set_learning_rate(self, share: float) -> None:
-        """Along half a cosine from `lr` to `lr * lr_end`."""
-        fall = (1 - self.config.lr_end) * (1 - math.cos(math.pi * share)) / 2
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * (1 - fall)
+    @property
+    def seed(self) -> int:
+        """Of every draw; another one after each time that the training was taken back."""
+        attempt = self.record.attempt
+        return draws.seed_of(self.config.seed, "attempt", attempt) if attempt else self.config.seed
 
-    def learn(self, batches: Mapping[str, Batch]) -> None:
-        """One step of the optimiser on one batch of each person. RequirementError where the GPU's memory is full."""
-        try:
-            self.errors = errors(self.model, batches, self.config.dssim, self.dtype)
-            self.optimiser.zero_grad()
-            torch.stack(list(self.errors.values())).sum().backward()
-            self.optimiser.step()
-        except torch.cuda.OutOfMemoryError as error:
-            raise RequirementError(
-                f"{self.device} has not enough free memory; use a smaller train.batch or train.preset"
-            ) from error
+    def rate(self, share: float) -> float:
+        """The step size where `share` of the session is over."""
+        steps = self.iteration - self.description.iterations
+        return schedule.rate(self.config.optimiser, share, steps) * 0.5**self.record.attempt
+
+    def learn(self, batches: Mapping[str, Batch], rate: float) -> None:
+        """One step on one batch of each person.
+
+        Raises:
+            Diverged, Stopped, RequirementError: as `Learner.learn`; Diverged also where a loss has left all bounds.
+        """
+        self.costs = self.learner.learn(batches, rate, self.iteration, self.seed)
+        self.last_rate = rate
         self.iteration += 1
+        for person, loss in self.costs.loss.items():
+            self._compare(person, loss)
+            smoothed = self.loss.get(person, loss)
+            self.loss[person] = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
 
-    def look_at_errors(self) -> None:
-        """Takes the last step's losses into the smoothed ones. Raises WeightsError where one is no number."""
-        for person, error in self.errors.items():
-            value = error.item()
-            if not math.isfinite(value):
-                raise self._diverged(f"the loss of {person} is {value}")
-            self.loss[person] = _SMOOTHING * self.loss.get(person, value) + (1 - _SMOOTHING) * value
+    def _compare(self, person: str, loss: float) -> None:
+        """With what is usual in this session: settings, and so losses, may be others than in the last."""
+        count, usual = self._usual.get(person, (0, loss))
+        limit = self.config.safety.collapse
+        if limit and count >= _USUAL and loss > limit * usual:
+            raise Diverged(f"the loss of {person} is {loss:.4g}, {loss / usual:.0f} times what it was")
+        weight = max(1 - _SMOOTHING, 1 / (count + 1))
+        self._usual[person] = (count + 1, (1 - weight) * usual + weight * loss)
 
-    def save(self, faces: Mapping[str, Faces], seconds: float) -> Path | None:
-        """Writes model, state and preview; gives the preview's path. WeightsError where a weight is no number."""
-        self.look_at_errors()
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise self._diverged(f"the weights of {name} are no numbers")
-        begun = self.description
+    def save(self, seconds: float) -> list[tuple[str, str]]:
+        """Writes model and state, and keeps backups and snapshots of it; gives what was done, as (what, name).
+
+        Raises:
+            WeightsError: a weight is no number, or the folder cannot be written.
+        """
+        begun, safety = self.description, self.config.safety
+        before = self.saved.iterations
+        steps = self.iteration - begun.iterations
+        drawn = min(self.config.people_per_step or len(self.people), len(self.people))
         description = replace(
             begun,
             iterations=self.iteration,
-            faces=begun.faces + 2 * self.config.batch * (self.iteration - begun.iterations),
+            faces=begun.faces + drawn * self.config.batch * max(0, steps),
             seconds=round(begun.seconds + seconds, 3),
-            loss={person: round(loss, 6) for person, loss in self.loss.items()},
+            loss=dict(self.loss),
         )
-        self.saved = checkpoint.save(self.folder, self.model, description, *_state(self))
-        if not self.config.preview:
-            return None
-        return preview.write(self.folder / preview.FILE, preview.sheet(self.model, faces, self.sizes[0]))
+        total = sum(self.loss.values()) if self.loss else None
+        fallen = total is not None and (self.record.lowest is None or total < self.record.lowest)
+        if fallen:
+            self.record.lowest = total
+        state, facts = self.learner.state()
+        facts |= {"recipe": json.dumps(asdict(self.config), default=str), "record": json.dumps(asdict(self.record))}
+        self.saved = checkpoint.save(self.folder, self.model, description, state, facts)
+        done = [("saved", FILE)]
+        if fallen and safety.backups:
+            done.append(("backup", kept.keep(self.folder, self.saved, "backup", safety.backups)))
+        every = safety.snapshot_iterations
+        if every and self.iteration // every > before // every:
+            done.append(("snapshot", kept.keep(self.folder, self.saved, "snapshot")))
+        return done
 
-    def _diverged(self, what: str) -> WeightsError:
-        kept = (
-            f"the model of step {self.saved.iterations} in {self.folder} is kept"
-            if self.saved.digest
-            else "nothing was saved"
-        )
-        return WeightsError(
-            f"training broke down at step {self.iteration}: {what}; {kept}; train with a lower train.lr"
-        )
+    def judged(self, value: float | None) -> bool:
+        """Takes a judgement's leading figure; whether it is the best so far. Save and keep the model then."""
+        if value is None:
+            return False
+        better = recipe.METRICS[self.config.judge.best]
+        best = self.record.best
+        is_best = best is None or (value > best if better else value < best)
+        self.record.waited = 0 if is_best else self.record.waited + 1
+        if is_best:
+            self.record.best = value
+        return is_best
 
+    def take_back(self, why: Diverged) -> str:
+        """Goes back to the last save, with other draws and shorter steps; gives a sentence about it.
 
-def errors(model: Any, batches: Mapping[str, Batch], dssim: float, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Each person's loss; activations are of `dtype`.
-
-    All faces go through the shared encoder at once: the sum of the losses has the same gradient as a pass for each
-    person, for half of the weights' traffic.
-    """
-    inputs = [batch.input for batch in batches.values()]
-    with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        latents = model.encode(torch.cat(inputs)).split([len(part) for part in inputs])
-        pictures = [model.decode(latent, person) for person, latent in zip(batches, latents, strict=True)]
-    return {
-        person: losses.reconstruction(picture, batch.target, batch.weight, dssim)
-        for picture, (person, batch) in zip(pictures, batches.items(), strict=True)
-    }
-
-
-def _fresh(config: Config) -> tuple[torch.nn.Module, ModelDescription]:
-    preset = autoencoders.preset(config.architecture, config.preset)
-    return checkpoint.new(config.architecture, preset, coverage=config.coverage, seed=config.seed)
-
-
-def _check_fits(config: Config, description: ModelDescription, folder: Path) -> None:
-    options = autoencoders.options(autoencoders.preset(config.architecture, config.preset))
-    wanted = (config.architecture, options, config.coverage)
-    if (description.architecture, description.options, description.coverage) != wanted:
-        raise ConfigError(
-            f"the model in {folder} is no {config.architecture}/{config.preset} at coverage {config.coverage:g}; "
-            "train it on with the settings it began with, or give another folder"
-        )
-    if len(description.people) != 2:
-        raise ConfigError(f"the model in {folder} knows {len(description.people)} people; training takes two")
-
-
-def _state(session: Session) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Adam's moments under the weights' names, and the generator."""
-    state = {"generator": session.generator.get_state()}
-    for name, weight in session.model.named_parameters():
-        state |= {f"adam.{name}.{key}": value for key, value in session.optimiser.state[weight].items()}
-    return state, {"recipe": json.dumps(asdict(session.config))}
+        Raises:
+            WeightsError: that has been done as often as `train.safety.rollbacks` allows.
+        """
+        broken = f"training broke down at step {self.iteration}: {why}"
+        if self.rollbacks >= self.config.safety.rollbacks:
+            raise WeightsError(
+                f"{broken}; the model of step {self.saved.iterations} in {self.folder} is kept; "
+                "train with a lower train.optimiser.lr"
+            ) from why
+        self.rollbacks += 1
+        old, description = checkpoint.load(self.folder)
+        state, facts = checkpoint.load_state(self.folder, description)
+        self.model.load_state_dict(old.state_dict())
+        self.learner.restore(state, facts)
+        self.record = replace(self.record, attempt=self.record.attempt + 1)
+        self.iteration, self.loss, self._usual = description.iterations, dict(description.loss), {}
+        return f"{broken}; back to step {self.iteration}, with steps half as long"
 
 
-def _restore(
-    folder: Path,
-    description: ModelDescription,
-    model: torch.nn.Module,
-    optimiser: torch.optim.Adam,
-    generator: torch.Generator,
-) -> None:
-    state, _ = checkpoint.load_state(folder, description)
+def fresh(config: recipe.Config, people: Sequence[str]) -> tuple[Autoencoder, ModelDescription]:
+    """A new model as the settings say. Raises ConfigError."""
+    architecture = config.architecture or "original"
+    chosen = autoencoders.chosen(architecture, config.preset, config.options)
+    return checkpoint.new(
+        architecture,
+        chosen,
+        layers=config.layers,
+        people=people,
+        crop=config.crop,
+        coverage=config.coverage,
+        seed=config.seed,
+    )
+
+
+def _restored(learner: Learner, state: Mapping[str, Tensor], facts: Mapping[str, str], where: Path) -> tuple[str, ...]:
     try:
-        generator.set_state(state["generator"])
-        for name, weight in model.named_parameters():
-            if description.iterations:
-                moments = {key: state[f"adam.{name}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
-                if any(moment.shape != weight.shape for moment in moments.values()):
-                    raise WeightsError(f"{folder / description.state} belongs to a model of another shape: {name}")
-                # In the weight's own memory layout: the fused Adam goes through all of them as they lie.
-                laid_out = {k: torch.empty_like(weight, requires_grad=False).copy_(v) for k, v in moments.items()}
-                optimiser.state[weight] = {"step": state[f"adam.{name}.step"].to(weight.device)} | laid_out
-    except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"{folder / description.state} is no training state of this model: {error}") from error
+        return learner.restore(state, facts)
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}") from error
+
+
+def _check_fits(config: recipe.Config, found: ModelDescription, folder: Path, people: Sequence[str]) -> None:
+    if set(people) != set(found.people):
+        raise ConfigError(
+            f"the model in {folder} knows {' and '.join(found.people)}, not {' and '.join(people)}; "
+            "say who is who, as NAME=FACESET, or give another folder"
+        )
+    if not config.architecture:
+        return
+    chosen = autoencoders.chosen(config.architecture, config.preset, config.options)
+    wanted = (config.architecture, autoencoders.options(chosen), asdict(config.layers), config.crop, config.coverage)
+    if wanted != (found.architecture, found.options, found.layers, found.crop, found.coverage):
+        raise ConfigError(
+            f"the model in {folder} is another one than train.architecture, preset, options, layers, crop and coverage "
+            f"say ({found.architecture} at coverage {found.coverage:g}); leave train.architecture empty to train it on "
+            "as it is, or give another folder"
+        )

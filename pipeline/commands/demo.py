@@ -47,7 +47,13 @@ _OURS = ("clips", "faces", "model", "watched", "out", "contact_sheet.png", "repo
 _CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 #: How the demo trains: the smallest network, as fast as it learns.
-_RECIPE = {"preset": "sketch", "batch": 8, "lr": 2e-3, "lr_end": 0.02, "beta2": 0.99, "save_minutes": 10.0}
+_RECIPE: dict[str, Any] = {
+    "architecture": "original",
+    "preset": "sketch",
+    "batch": 8,
+    "optimiser": {"lr": 2e-3, "lr_end": 0.02, "beta2": 0.99},
+    "safety": {"save_minutes": 10.0, "backups": 0},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,13 +97,13 @@ class _Clips:
 
 def run(args: argparse.Namespace) -> int:
     """Runs all steps, writes report.json and contact_sheet.png, and says where the result is."""
-    from pipeline import app
+    from pipeline import app, config
     from pipeline.progress import progress
 
     settings = app.load_settings(args.config, args.set)
     own_choice = settings.train != app.Settings().train
     recipe = {"minutes": args.minutes, **({} if own_choice else _RECIPE)}
-    settings = replace(settings, train=replace(settings.train, **recipe))
+    settings = config.apply(settings, {"train": recipe}, Path.cwd())
     folder = Path(args.into).absolute()
     _clear(folder)
     with progress(sys.stderr, args.quiet or args.json, unit="") as shown:
@@ -200,11 +206,12 @@ def _extract(demo: _Demo, clips: _Clips) -> dict[str, int]:
 
 def _train(demo: _Demo) -> dict[str, Any]:
     from models import faceset
-    from models.train.loop import train
+    from models.train.loop import Around, train
     from pipeline.commands.train import show
 
-    set_a, set_b = (faceset.read(demo.folder / "faces" / person) for person in ("a", "b"))
-    result = train(demo.settings.train, set_a, set_b, demo.folder / "model", lambda step: show(step, demo.shown))
+    sets = {person: faceset.read(demo.folder / "faces" / person) for person in ("a", "b")}
+    around = Around(lambda step: show(step, demo.shown), demo.shown.say)
+    result = train(demo.settings.train, sets, demo.folder / "model", around)
     return {"steps": result.steps, "faces_per_s": round(result.faces_per_s, 1), "loss": result.description.loss}
 
 

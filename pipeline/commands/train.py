@@ -1,60 +1,149 @@
-"""Trains a model on the face sets of two people. Trains on where MODEL exists already.
+"""Trains a model on the face sets of two or more people. Trains on where MODEL exists already.
 
-It ends after --minutes or --iterations, or when it is stopped with Ctrl-C; in each case the model is saved first.
-MODEL/preview.png shows what it can do by now: original, reconstructed and swapped faces of both."""
+Of two people, the first is the one in the clips, the second the one whose face is put there. They are called a and b
+unless they are named, as NAME=FACESET; sets of the same name are joined. A face set is what `understudy extract`
+makes, or a folder of upright crops.
+
+It ends after --minutes or --iterations, when the held-out faces have not come out better for a while
+(train.judge.patience), or when it is stopped with Ctrl-C; in each case the model is saved first. MODEL/preview.png
+shows what it can do by now, MODEL/report.html how it got there; `understudy monitor MODEL` shows both while it trains.
+Several GPUs: torchrun --nproc-per-node N -m pipeline train ..."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from models.faceset import FaceSet
+    from models.train.loop import Around, Landmarks, TrainingResult
     from models.train.loop import Progress as Step
-    from models.train.loop import TrainingResult
+    from models.train.recipe import Config
     from pipeline.progress import Progress
 
-SUMMARY = "train a model on two people's face sets"
+SUMMARY = "train a model on people's face sets"
 
 EXAMPLES = """\
   understudy train faces/anna faces/bert -o model
-  understudy train faces/anna faces/bert -o model --minutes 30
-  understudy train faces/anna faces/bert -o small --set train.preset=sketch --iterations 5000
+  understudy train anna=faces/anna bert=faces/bert -o model --minutes 30
+  understudy train faces/anna faces/bert -o model --arch saehd --preset df-ud --set train.options.size=128
+  understudy train faces/anna faces/bert -o model --profile 8gb
+  understudy train anna=a1 anna=a2 bert=b carl=c -o many --set train.judge.every=1000
+  understudy train faces/anna faces/bert -o model --find-lr
 """
+
+_ENDED = {
+    "stopped": "stopped and saved",
+    "minutes": "time is up",
+    "iterations": "done",
+    "patience": "no longer getting better",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument("a", metavar="A", help="the face set of the person in the clips")
-    parser.add_argument("b", metavar="B", help="the face set of the person whose face is put there")
+    parser.add_argument("people", metavar="FACESET", nargs="+", help="a person's faces, or NAME=FACESET; two or more")
     parser.add_argument("-o", "--out", metavar="MODEL", required=True, help="the model's folder")
+    parser.add_argument("--arch", metavar="NAME", help="the architecture; `understudy architectures` lists them")
+    parser.add_argument("--preset", metavar="NAME", help="one of the architecture's presets")
+    parser.add_argument("--profile", metavar="NAME", help="ready-made settings: two-cores, 8gb, 24gb or 80gb")
     parser.add_argument("--minutes", metavar="N", type=float, help="ends after so many minutes")
     parser.add_argument("--iterations", metavar="N", type=int, help="ends when the model has had so many steps in all")
-    parser.add_argument("--preset", metavar="NAME", help="the size of the network; `train.preset` of the settings")
+    parser.add_argument("--batch", metavar="N", type=int, help="faces of each person in a step")
+    parser.add_argument("--find-lr", action="store_true", help="only tries out step sizes and suggests one")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints where the model is and how good it has become."""
     from models import faceset
-    from pipeline import app
+    from pipeline import app, people
     from pipeline.progress import progress
 
-    settings = app.load_settings(args.config, args.set)
-    given = {"minutes": args.minutes, "iterations": args.iterations, "preset": args.preset}
-    recipe = replace(settings.train, **{name: value for name, value in given.items() if value is not None})
-    set_a, set_b = faceset.read(args.a), faceset.read(args.b)
+    settings = app.load_settings(args.config, args.set, profile=args.profile)
+    recipe = _given(settings.train, args)
+    named = people.parse(args.people)
+    sets = {name: faceset.joined([faceset.read(folder) for folder in folders]) for name, folders in named.items()}
+    from models.train.loop import Around
+    from models.train.world import World
+
+    with (
+        World.from_environment(os.environ) as world,
+        progress(sys.stderr, args.quiet or args.json or world.rank > 0, unit="steps") as shown,
+        _stopping() as stopped,
+    ):
+        around = Around(lambda step: show(step, shown), shown.say, stopped, world=world)
+        if args.find_lr:
+            return _find(recipe, sets, args, around)
+        if world.rank == 0:
+            _survey(sets, args)
+        result = _train(recipe, sets, args.out, around)
+    if world.rank == 0:
+        _report(result, args)
+    return 128 + stopped.signal if result.ended == "stopped" else 0
+
+
+def _given(recipe: Config, args: argparse.Namespace) -> Config:
+    given = {"architecture": args.arch, "preset": args.preset, "minutes": args.minutes}
+    given |= {"iterations": args.iterations, "batch": args.batch}
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+def _train(recipe: Config, sets: Mapping[str, FaceSet], out: str, around: Around) -> TrainingResult:
     from models.train.loop import train
 
-    with progress(sys.stderr, args.quiet or args.json, unit="steps") as shown, _stopping() as stopped:
-        result = train(recipe, set_a, set_b, args.out, lambda step: show(step, shown), stopped)
-    _report(result, args)
-    return 128 + stopped.signal if result.ended == "stopped" else 0
+    with _landmarks(recipe, sets) as landmarks:
+        return train(recipe, sets, out, replace(around, landmarks=landmarks))
+
+
+@contextmanager
+def _landmarks(recipe: Config, sets: Mapping[str, FaceSet]) -> Iterator[Landmarks | None]:
+    """What the judgement finds landmarks with; nothing is loaded where there is none."""
+    if not recipe.judge.every:
+        yield None
+        return
+    from stages.crop_landmarks import CropLandmarks
+    from stages.landmarker import MediaPipeFinder
+
+    finder = MediaPipeFinder()
+    try:
+        yield CropLandmarks(finder, recipe.coverage)
+    finally:
+        finder.close()
+
+
+def _find(recipe: Config, sets: Mapping[str, FaceSet], args: argparse.Namespace, around: Around) -> int:
+    """Tries out step sizes, writes the picture and prints the suggestion."""
+    from models.reports import preview
+    from models.train import finder
+    from models.train.loop import try_rates
+
+    finding = try_rates(recipe, sets, args.out, around)
+    picture = preview.write(Path(args.out) / "lr.png", finder.picture(finding))
+    found = {"suggested": finding.suggested, "diverged": finding.diverged, "picture": str(picture)}
+    if args.json:
+        print(json.dumps(found, indent=2))
+    elif finding.suggested is None:
+        print(f"no step size lowered the loss; look at {picture}, and at the face sets")
+    else:
+        print(f"train.optimiser.lr={finding.suggested:.1e} is suggested; {picture} shows why")
+    return 0
+
+
+def _survey(sets: Mapping[str, FaceSet], args: argparse.Namespace) -> None:
+    """What the face sets lack, before hours are spent on them."""
+    from models.reports import survey
+    from pipeline.logs import printable
+
+    for warning in survey.warnings(survey.survey(sets)):
+        print(printable(f"note: {warning}"), file=sys.stderr)
 
 
 class _Stop:
@@ -91,8 +180,15 @@ def show(step: Step, shown: Progress) -> None:
     """Shows where a training is."""
     total = round(step.iteration - step.steps + step.steps / step.share) if step.share and step.steps else None
     losses = " ".join(f"{person} {loss:.4f}" for person, loss in step.loss.items())
-    eta = f", {step.eta_s:.0f} s left" if step.eta_s is not None else ""
-    shown.show("training", step.iteration, total, f"loss {losses}, {step.faces_per_s:.0f} faces/s{eta}")
+    eta = f", {_time(step.eta_s)} left" if step.eta_s is not None else ""
+    session = f"{step.steps} in this session, {_time(step.seconds)}"
+    shown.show("training", step.iteration, total, f"{session}, loss {losses}, {step.faces_per_s:.0f} faces/s{eta}")
+
+
+def _time(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _report(result: TrainingResult, args: argparse.Namespace) -> None:
@@ -107,6 +203,7 @@ def _report(result: TrainingResult, args: argparse.Namespace) -> None:
             "seconds": round(result.seconds, 3),
             "faces_per_s": round(result.faces_per_s, 2),
             "preview": result.preview and str(result.preview),
+            "metrics": {name: round(value, 4) for name, value in result.metrics.items()},
             "notes": list(result.notes),
             "description": asdict(description),
         }
@@ -115,12 +212,14 @@ def _report(result: TrainingResult, args: argparse.Namespace) -> None:
     for note in result.notes:
         print(printable(f"note: {note}"), file=sys.stderr)
     losses = ", ".join(f"{person} {loss:.4f}" for person, loss in description.loss.items())
-    what = {"stopped": "stopped and saved", "minutes": "time is up", "iterations": "done"}[result.ended]
     print(
         printable(
-            f"{args.out}: {what} after {result.steps} steps in {result.seconds:.0f} s ({result.faces_per_s:.0f} faces "
-            f"a second); {description.iterations} steps in all, loss {losses}"
+            f"{args.out}: {_ENDED[result.ended]} after {result.steps} steps in {result.seconds:.0f} s "
+            f"({result.faces_per_s:.0f} faces a second); {description.iterations} steps in all, loss {losses}"
         )
     )
+    if result.metrics:
+        bare = (f"{name} {value:.3g}" for name, value in result.metrics.items() if "/" not in name)
+        print(printable(f"held-out faces: {', '.join(bare)}"))
     if result.preview:
         print(printable(f"preview: {result.preview}"))
