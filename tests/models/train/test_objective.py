@@ -57,6 +57,8 @@ def test_places_weigh_what_the_recipe_says() -> None:
     face, *others = (objective(off(made, where), made)["mae"].item() for where in (FACE, BACKGROUND, EYE, MOUTH))
     assert face == pytest.approx(0.1 * 4 / 64**2, rel=1e-4)
     assert [other / face for other in others] == pytest.approx([0.1, 3, 2], rel=1e-4)
+    beside = (slice(31, 33), slice(48, 49))  # the first place beyond the mask: the other's face may be wider
+    assert objective(off(made, beside), made)["mae"].item() > 0.7 * face / 2
 
 
 def test_a_background_of_one_is_no_mask() -> None:

@@ -62,6 +62,13 @@ def test_other_textures_cost_more() -> None:
     assert compare(one, texture(1, (4, 1))) == pytest.approx(compare(texture(1, (4, 1)), one), rel=0.5)
 
 
+def test_strong_features_do_not_drown_the_others() -> None:
+    features = torch.randn(2, 6, 40, generator=torch.Generator().manual_seed(0))
+    strengths = torch.tensor((1.0, 0.01, 3.0, 0.1, 1.0, 1.0)).view(6, 1)
+    plain, stronger = (f @ f.transpose(1, 2) for f in (features, strengths * features))
+    assert style._difference(*stronger).item() == pytest.approx(style._difference(*plain).item(), rel=1e-3)
+
+
 def test_a_smooth_swap_costs_the_more_the_smoother_it_is() -> None:
     real = texture(0)
     smooth = [compare(F.avg_pool2d(real, side, 1, side // 2), real) for side in (1, 3, 5, 9)]
