@@ -28,8 +28,8 @@ _BETAS = (0.5, 0.999)  # of Adam, as of nearly every adversary since Radford et 
 _SURE = 0.9  # how sure of a real picture a discriminator is to be (Salimans et al. 2016, arXiv:1606.03498)
 _STEEPNESS = 0.1  # what the squared slope of a verdict on codes costs
 
-#: Makes gradients the same in all processes of a training on several GPUs, in place.
-Share = Callable[[Sequence[Tensor]], None]
+#: Makes the weights' gradients the same in all processes of a training on several GPUs.
+Share = Callable[[Sequence[Tensor]], object]
 
 
 class _Step(NamedTuple):
@@ -69,7 +69,7 @@ class _Adversary:
             error = self.error(step)
             error.backward()
         if share is not None:
-            share([p.grad for p in self.network.parameters() if p.grad is not None])
+            share(list(self.network.parameters()))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.network.requires_grad_(False).eval()
@@ -208,7 +208,8 @@ class Adversaries:
         model: Autoencoder,
         code_shape: Sequence[int],
         output_size: int,
-        seed: int = 0,
+        *,
+        seed: int,
     ) -> None:
         self._multiple = config.adversary_lr
         self._powers: dict[str, float] = {}
@@ -266,7 +267,7 @@ class Adversaries:
         learns from one after the other: an adversary that sees a single person's codes would call everybody that.
 
         Args:
-            share: makes gradients the same in all processes, where there are several.
+            share: makes the gradients of the weights it is given the same in all processes, where there are several.
         """
         pictures = {person: Decoded(tuple(p.detach() for p in d.pictures)) for person, d in decoded.items()}
         step = _Step(pictures, {person: code.detach() for person, code in codes.items()}, batches)

@@ -52,7 +52,7 @@ def model(people: Sequence[str] = ("a", "b")) -> Tiny:
 
 
 def adversaries(of: Autoencoder, lr: float = 2e-3, seed: int = 0, **powers: float) -> Adversaries:
-    return Adversaries(recipe.Losses(**powers), lr, of, CODE, SIZE, seed)
+    return Adversaries(recipe.Losses(**powers), lr, of, CODE, SIZE, seed=seed)
 
 
 def batch(place: int, step: int, count: int = 4) -> Batch:
@@ -296,7 +296,7 @@ def test_the_first_weights_depend_on_the_seed_alone() -> None:
     one = adversaries(model(), gan=1, true_face=1).state()
     torch.manual_seed(2)
     after = torch.get_rng_state()
-    made = Adversaries(recipe.Losses(gan=1, true_face=1), 1e-3, Tiny(("a", "b")), CODE, SIZE, 0).state()
+    made = Adversaries(recipe.Losses(gan=1, true_face=1), 1e-3, Tiny(("a", "b")), CODE, SIZE, seed=0).state()
     assert equal(one, made)
     assert not torch.equal(before, after)
     assert not equal(one, adversaries(model(), seed=1, gan=1, true_face=1).state())
@@ -334,10 +334,11 @@ def test_gradients_can_be_shared() -> None:
     made = adversaries(tiny, gan=1, true_face=1)
     seen: list[int] = []
 
-    def share(gradients: Sequence[Tensor]) -> None:
-        seen.append(len(gradients))
-        for gradient in gradients:
-            gradient.zero_()
+    def share(shared: Sequence[Tensor]) -> None:
+        seen.append(len(shared))
+        for weight in shared:
+            assert weight.grad is not None
+            weight.grad.zero_()
 
     before = {k: v for k, v in weights(made).items() if not k.endswith(("_u", "_v"))}
     made.learn(*step_of(tiny, 0), share)
