@@ -54,8 +54,7 @@ class Config:
         name, dims = "dfl_sae", range(2, 86)
         option_checks.one_of(name, self, inters=tuple(_AUTOMATIC))
         option_checks.whole(name, self, size=range(64, 257, 16), encoder_dims=dims, decoder_dims=dims)
-        if self.ae_dims != 0:
-            option_checks.whole(name, self, ae_dims=range(2, 2049))
+        option_checks.whole(name, self, ae_dims=range(0, 2049, 2))
         option_checks.switches(name, self, "multiscale")
 
     @property
