@@ -1,131 +1,171 @@
-"""Batches: faces drawn, moved, mirrored, tinted, and their input warped against the target.
+"""Batches: faces drawn, moved, mirrored, tinted, and their input bent and spoiled against the target.
 
 All faces of a batch are sampled in one call from pictures that lie decoded in memory, on whichever device they lie,
-so it costs a few per cent of a step and needs no worker beside the loop; every draw comes from one generator, which
-is saved with the model: a resumed training goes on exactly where it was.
+so it costs a few per cent of a step. What a batch shows depends on its generator alone, and each switch changes its
+own effect only: the dice of all effects are thrown, whichever are on.
+
+Where an effect belongs: the place of a face and its colours are the same in input and target, since the model shall
+keep them. What it shall undo, bends (`warps`) and the traces of cameras and encoders (`traces`), is in the input alone.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from models.train.data import FEATURES, Faces
+from models.train import tints, traces, warps
+from models.train.batch import Batch
+from models.train.recipe import Augment
 
-TURN = math.radians(10)
-ZOOM = 0.05
-SHIFT = 0.05  # of the square's side
-WARP_POINTS = 5
-WARP = 5 / 256  # standard deviation of each point, of the square's side
-BRIGHTNESS, CONTRAST, TINT = 0.1, 0.15, 0.04
-
-
-@dataclass(frozen=True, slots=True)
-class Switches:
-    """Which of the optional distortions are on."""
-
-    warp: bool = True
-    flip: bool = True
-    colour: bool = True
+_DICE = (
+    *("angle", "zoom", "x", "y", "flip"),
+    *("brightness", "contrast", "a", "b", "transfer", "source", "clahe", "grid", "limit"),
+    *("look", "blur", "length", "direction", "compression", "quality"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one person adds to a step.
+class FaceSource(Protocol):
+    """One person's faces, as batches are drawn from them: `data.Faces`, or what reads them from disk.
 
     Attributes:
-        input: (N, 3, size, size) float32 RGB 0..1, what the network sees.
-        target: (N, 3, out, out) float32 RGB 0..1, what it shall give.
-        weight: (N, 1, out, out) float32, what an error costs there; 1 on the skin.
+        reach: the model's square against the crop's side.
+        landmarks: (N, 478, 2) float32, -1..1 of the crop, NaN where unknown; None where all are.
     """
 
-    input: Tensor
-    target: Tensor
-    weight: Tensor
+    @property
+    def reach(self) -> float: ...
+    @property
+    def landmarks(self) -> Tensor | None: ...
+    def __len__(self) -> int: ...
+    def take(self, chosen: Tensor) -> Tensor:
+        """(n, S, S, 6) uint8, RGB, mask, eyes and mouth of the faces at the places `chosen`, (n,) int64."""
+        ...
 
 
-def draw(faces: Faces, count: int, sizes: tuple[int, int], switches: Switches, generator: Generator) -> Batch:
-    """`count` faces, drawn with replacement; `sizes` are the px of the input's and the target's side.
+def draw(
+    faces: FaceSource,
+    count: int,
+    sizes: tuple[int, int],
+    config: Augment,
+    generator: Generator,
+    others: FaceSource | None = None,
+) -> Batch:
+    """`count` faces, drawn with replacement, on the device where they lie.
 
-    `generator` is a CPU generator, whatever the device.
+    Args:
+        sizes: px of the input's and the target's side.
+        generator: of the CPU, whatever the device.
+        others: another person's faces, for "transfer" and the warp to landmarks; without them the first is left out
+            and the second becomes the one by a grid.
     """
-    device = faces.pictures.device
-    chosen = torch.randint(len(faces), (count,), generator=generator).to(device)
-    pictures = faces.pictures[chosen].permute(0, 3, 1, 2).float().div_(255)  # channels last in memory
-    moves = _moves(count, faces.reach, switches.flip, generator).to(device)
-    target = _sample(pictures, _places(moves, sizes[1]))
-    weight = target[:, 3:] * FEATURES
-    seen = target[:, :3]
-    if switches.warp:
-        points = torch.randn(count, 2, WARP_POINTS, WARP_POINTS, generator=generator).to(device)
-        seen = _sample(pictures[:, :3], _places(moves, sizes[0], _warp(points, sizes[0])))
-    elif sizes[0] != sizes[1]:
-        seen = _sample(pictures[:, :3], _places(moves, sizes[0]))
-    target = target[:, :3]
-    if switches.colour:
-        tint = _tint(count, generator)
-        seen, target = _tinted(seen, tint, device), _tinted(target, tint, device)
+    chosen = torch.randint(len(faces), (count,), generator=generator)
+    thrown = throw(count, generator)
+    crops = faces.take(chosen)
+    if config.clahe:
+        crops = tints.equalised(crops, thrown, config)
+    pictures = crops.permute(0, 3, 1, 2).float().div_(255)  # channels last in memory
+    moves = _moves(thrown, faces.reach, config)
+    target = _sample(pictures, _places(moves, sizes[1], (), pictures.device))
+    masks, target = target[:, 3:], target[:, :3]
+    bends = _bends(_alike(faces, chosen, others, thrown, config), moves, faces.reach, config, generator)
+    seen = target
+    if bends or sizes[0] != sizes[1]:
+        seen = _sample(pictures[:, :3], _places(moves, sizes[0], bends, pictures.device))
+    tint = tints.drawn(thrown, config, crops, _sources(others, thrown, config))
+    if tint is not None:
+        seen, target = (tint(seen), tint(target)) if seen is not target else (tint(target),) * 2
+    seen = traces.left(seen, thrown, config)
     last = torch.channels_last
-    return Batch(seen.contiguous(memory_format=last), target.contiguous(memory_format=last), weight)
+    seen, target = seen.contiguous(memory_format=last), target.contiguous(memory_format=last)
+    return Batch(seen, target, *(part.contiguous() for part in masks.split(1, 1)))
 
 
-def plain(faces: Faces, chosen: Tensor, size: int) -> Tensor:
+def throw(count: int, generator: Generator) -> dict[str, Tensor]:
+    """The dice of `count` faces: for each effect (count,) float32, uniform in 0..1, on the CPU."""
+    return dict(zip(_DICE, torch.rand(len(_DICE), count, generator=generator).unbind(), strict=True))
+
+
+def plain(faces: FaceSource, chosen: Tensor, size: int) -> Tensor:
     """The faces at the places `chosen` as a model of `size` px sees them in a clip: (N, 3, size, size) float32 0..1."""
-    device = faces.pictures.device
-    pictures = faces.pictures[chosen.to(device)].permute(0, 3, 1, 2)[:, :3].float() / 255
+    return _undistorted(faces, chosen, size, slice(0, 3))
+
+
+def plain_masks(faces: FaceSource, chosen: Tensor, size: int) -> Tensor:
+    """Where in the pictures of `plain` the faces are: (N, 1, size, size) float32 0..1."""
+    return _undistorted(faces, chosen, size, slice(3, 4))
+
+
+def _undistorted(faces: FaceSource, chosen: Tensor, size: int, channels: slice) -> Tensor:
+    pictures = faces.take(chosen)[:, :, :, channels].permute(0, 3, 1, 2).float() / 255
     still = torch.tensor([[[faces.reach, 0, 0], [0, faces.reach, 0]]]).expand(len(chosen), 2, 3)
-    return _sample(pictures, _places(still.to(device), size))
+    return _sample(pictures, _places(still, size, (), pictures.device))
 
 
-def _moves(count: int, reach: float, flip: bool, generator: Generator) -> Tensor:
+def _moves(thrown: Mapping[str, Tensor], reach: float, config: Augment) -> Tensor:
     """(N, 2, 3) from the model's square to the crop, both as -1..1 (grid_sample's convention)."""
-    angle, zoom, shift_x, shift_y = (torch.rand(4, count, generator=generator) * 2 - 1).unbind()
-    scale = reach * (1 + ZOOM * zoom)
-    cosine, sine = torch.cos(angle * TURN) * scale, torch.sin(angle * TURN) * scale
-    sign = torch.ones(count)
-    if flip:
-        sign = torch.randint(2, (count,), generator=generator) * 2.0 - 1
-    shift = 2 * SHIFT * reach
-    rows = (
-        torch.stack((cosine * sign, -sine, shift_x * shift), 1),
-        torch.stack((sine * sign, cosine, shift_y * shift), 1),
-    )
+    turn, zoom, x, y = (2 * thrown[name] - 1 for name in ("angle", "zoom", "x", "y"))
+    angle = turn * math.radians(config.rotation)
+    scale = reach * (1 + config.zoom * zoom)
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    sign = 1 - 2 * (thrown["flip"] < config.flip).float()
+    shift = 2 * config.shift * reach
+    rows = (torch.stack((cosine * sign, -sine, x * shift), 1), torch.stack((sine * sign, cosine, y * shift), 1))
     return torch.stack(rows, 1)
 
 
-def _places(moves: Tensor, size: int, warp: Tensor | None = None) -> Tensor:
-    """(N, size, size, 2): where in the crop each px of the model's square lies."""
-    axis = (torch.arange(size, device=moves.device) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack((x, y), -1).expand(len(moves), size, size, 2)
-    if warp is not None:
-        points = points + warp
-    flat = points.reshape(len(moves), -1, 2)
-    moved = torch.baddbmm(moves[:, None, :, 2], flat, moves[:, :, :2].transpose(1, 2))
-    return moved.view(len(moves), size, size, 2)
+def _alike(
+    faces: FaceSource, chosen: Tensor, others: FaceSource | None, thrown: Mapping[str, Tensor], config: Augment
+) -> tuple[Tensor, Tensor] | None:
+    """The looks of the chosen faces, and of one each of the others that are like them; None where they are not asked
+    for or not known."""
+    if config.warp != "landmarks" or others is None or faces.landmarks is None or others.landmarks is None:
+        return None
+    own = warps.look(faces.landmarks[chosen.to(faces.landmarks.device)], faces.reach)
+    theirs = warps.look(others.landmarks, others.reach)
+    if config.flip:  # somebody else's profile is like one's own from the other side, too
+        theirs = torch.cat((theirs, warps.look(others.landmarks, others.reach, mirrored=True)))
+    return own, warps.similar(own, theirs.to(own.device), thrown["look"].to(own.device))
 
 
-def _warp(points: Tensor, size: int) -> Tensor:
-    """(N, size, size, 2): smooth displacement, cubic between `points` (N, 2, P, P) of deviation 1."""
-    between = torch.eye(WARP_POINTS, device=points.device)[None, :, :, None]
-    # One axis' cubic weights suffice, the two axes being separable.
-    axis = F.interpolate(between, (size, 1), mode="bicubic", align_corners=True)[0, :, :, 0]
-    return (axis.T @ (points * (2 * WARP)) @ axis).permute(0, 2, 3, 1)
+def _bends(
+    alike: tuple[Tensor, Tensor] | None, moves: Tensor, reach: float, config: Augment, generator: Generator
+) -> list[Tensor]:
+    """The input's bends, the one to be preferred first; none where warps are off."""
+    if config.warp == "off":
+        return []
+    noise = torch.randn(len(moves), 2, config.warp_points, config.warp_points, generator=generator)
+    bends = [warps.scattered(noise, moves, config.warp_amount)]
+    if alike is not None:
+        looks, aims = alike
+        jitter = torch.randn(aims.shape, generator=generator) * (2 * warps.JITTER)
+        bends.insert(0, warps.towards(looks, aims + jitter.to(aims.device), moves.to(aims.device), reach))
+    return bends
 
 
-def _tint(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    drawn = torch.rand(count, 5, 1, 1, generator=generator) * 2 - 1
-    gain = (1 + CONTRAST * drawn[:, :1]) * (1 + TINT * drawn[:, 1:4])
-    return gain, BRIGHTNESS * drawn[:, 4:]
+def _sources(others: FaceSource | None, thrown: Mapping[str, Tensor], config: Augment) -> Tensor | None:
+    """The crops of others whose colours are taken, (n, S, S, 6) uint8, or None where there are none."""
+    rows = tints.transferred(thrown, config)
+    if others is None or not len(rows):
+        return None
+    return others.take((thrown["source"][rows].double() * len(others)).long())
 
 
-def _tinted(pictures: Tensor, tint: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
-    gain, brightness = tint[0].to(device), tint[1].to(device)
-    return ((pictures - 0.5) * gain + (0.5 + brightness)).clamp_(0, 1)
+def _places(moves: Tensor, size: int, bends: Sequence[Tensor], device: torch.device) -> Tensor:
+    """(N, size, size, 2): where in the crop each px of the model's square lies; `bends` as in `warps.spread`."""
+    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    moves = moves.to(device)[..., None, None]
+    # Term by term, which is as fast as a product of matrices and the same on any number of threads.
+    x = moves[:, 0, 0] * axis[None, None, :] + moves[:, 0, 1] * axis[None, :, None] + moves[:, 0, 2]
+    y = moves[:, 1, 0] * axis[None, None, :] + moves[:, 1, 1] * axis[None, :, None] + moves[:, 1, 2]
+    if bends:
+        moved = warps.spread([bend.to(device) for bend in bends], size)
+        x, y = x + moved[:, 0], y + moved[:, 1]
+    return torch.stack((x, y), -1)
 
 
 def _sample(pictures: Tensor, places: Tensor) -> Tensor:
