@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from models import description
 from models.description import ModelDescription
@@ -23,7 +24,7 @@ from pipeline.types import Job, Source, Stage
 from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, pipes, receive, send, swap
 
 #: Keys that the program fills in itself: they follow from the model.
-FIXED = ("swap.model", "align.size", "align.coverage", "extract.folder")
+FIXED = ("swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add")
 
 #: The file that is read where no other is named.
 DEFAULT_FILE = "config.yaml"
@@ -118,25 +119,28 @@ def stage_specs(
     folder, model = describe_model(settings)
     return (
         source or StageSpec("decode", "stages.decode:Decode", settings.decode),
-        *face_specs(settings, model.input_size, model.coverage),
+        *face_specs(settings, model.input_size, model.coverage, getattr(model, "crop", "face")),
         StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder))),
         StageSpec("blend", "stages.blend:Blend", settings.blend),
         sink or StageSpec("encode", "stages.encode:Encode", settings.encode),
     )
 
 
-def face_specs(settings: Settings, size: int, coverage: float) -> tuple[StageSpec, ...]:
-    """The stages that find faces, cut them out as crops of `size` px at `coverage`, and mask them."""
+def face_specs(
+    settings: Settings, size: int, coverage: float, crop: Literal["face", "head"] = "face"
+) -> tuple[StageSpec, ...]:
+    """The stages that find faces, cut them out as crops of `size` px of face or head at `coverage`, and mask them."""
+    aligning = replace(settings.align, size=size, coverage=coverage, crop=crop)
     return (
         StageSpec("detect", "stages.detect:Detect", settings.detect),
-        StageSpec("align", "stages.align:Align", replace(settings.align, size=size, coverage=coverage)),
+        StageSpec("align", "stages.align:Align", aligning),
         StageSpec("mask", "stages.mask:Mask", settings.mask),
     )
 
 
 def extraction(settings: Settings) -> tuple[tuple[Source, Source], list[Stage]]:
     """The sources for videos and for pictures, and the stages up to the mask, live in this process."""
-    specs = face_specs(settings, settings.extract.size, settings.extract.coverage)
+    specs = face_specs(settings, settings.extract.size, settings.extract.coverage, settings.extract.crop)
     sources = (decode.Decode(settings.decode), pictures.Pictures(pictures.Config(settings.decode.max_pixels)))
     return sources, [spec.build() for spec in specs]
 

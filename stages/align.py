@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -23,7 +23,9 @@ class Config:
 
     Attributes:
         size: the crop's side in px: the model's input size.
-        coverage: how much the crop shows; 1 is hair line to chin, c is c times as wide and high.
+        coverage: how much the crop shows; 1 is hair line to chin (of a head crop: the head with its hair), c is c
+            times as wide and high.
+        crop: what it is centred on, the face or the whole head.
         start_score: how sure the detector must be of a face before it is followed, 0..1.
         memory: for how many frames a face may be missed and still keep its number.
         hold_misses: misses up to so many frames are bridged by interpolation; so many frames are held back at most
@@ -34,6 +36,7 @@ class Config:
 
     size: int = 64
     coverage: float = 1.0
+    crop: Literal["face", "head"] = "face"
     start_score: float = 0.5
     memory: int = 15
     hold_misses: int = 3
@@ -105,7 +108,7 @@ class Align:
 
     def _aligned(self, clip: Clip, frame: Frame, face: Face, to_upright: Array, steady: Steady) -> Face:
         config = self._config
-        to_crop = crop_matrix(apply(to_upright, face.landmarks), config.size, config.coverage)
+        to_crop = crop_matrix(apply(to_upright, face.landmarks), config.size, config.coverage, config.crop)
         if face.track is not None:
             to_crop = steady(face.track, frame.index, to_crop, config.size)
         frame_to_crop = frame.allocate((2, 3), np.float64)

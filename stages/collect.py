@@ -21,9 +21,11 @@ class Config:
     """Which faces are kept, and how large their crops are.
 
     Attributes:
-        folder: of the face set; new or empty.
+        folder: of the face set; new or empty, unless faces are added to it.
+        add: go on with the face set that the folder holds; its size, coverage and crop must be these.
         size: px of the crops' side.
         coverage: the crop's side against the face's own (1: brow to chin, tightly); more leaves the trainer room.
+        crop: what the crops are centred on, the face or the whole head.
         side: keep only faces whose centre lies in this half of the upright picture; "any" keeps both.
         largest: keep only the largest face of each frame, after `side` has chosen.
         tracks: keep only faces with these track numbers; empty keeps all.
@@ -33,8 +35,10 @@ class Config:
     """
 
     folder: str = ""
+    add: bool = False
     size: int = 256
     coverage: float = 1.5
+    crop: Literal["face", "head"] = "face"
     side: Literal["any", "left", "right"] = "any"
     largest: bool = False
     tracks: tuple[int, ...] = ()
@@ -56,7 +60,8 @@ class Config:
 class Collect:
     """Writes the faces of every clip it is given into one face set. Use it in a `with`, which completes the set.
 
-    Reports how many faces were kept and why others were not.
+    Reports how many faces were kept and why others were not. A face that the set holds already is not written again,
+    so that an extraction that adds can be repeated.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"landmarks", "frame_to_crop", "aligned", "mask"})
@@ -64,9 +69,9 @@ class Collect:
     stateless: ClassVar[bool] = False
 
     def __init__(self, config: Config) -> None:
-        """Makes the face set's folder. Raises InputError where it holds something already."""
+        """Makes the face set's folder. Raises InputError where it holds what faces cannot be added to."""
         self._config = config
-        self._writer = FaceSetWriter(config.folder, config.size, config.coverage)
+        self._writer = FaceSetWriter(config.folder, config.size, config.coverage, config.crop, config.add)
         #: faces kept of each (source, track)
         self.tracks: Counter[tuple[str, int | None]] = Counter()
 
@@ -80,7 +85,7 @@ class Collect:
 
     @property
     def count(self) -> int:
-        """Faces in the set so far."""
+        """Faces written so far."""
         return self._writer.count
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
@@ -91,7 +96,7 @@ class Collect:
                 chosen = list(self._chosen(clip, frame))
                 counts["other_people"] += len(frame.faces) - len(chosen)
                 for face in chosen:
-                    verdict = self._verdict(face)
+                    verdict = self._verdict(clip, frame, face)
                     counts[verdict] += 1
                     if verdict == "faces":
                         self._write(clip, frame, face)
@@ -108,10 +113,12 @@ class Collect:
             faces = [max(faces, key=_area)]
         yield from faces
 
-    def _verdict(self, face: Face) -> str:
+    def _verdict(self, clip: Clip, frame: Frame, face: Face) -> str:
         """ "faces" where it is kept, else the counter of why not."""
         if face.aligned is None or face.mask is None or face.frame_to_crop is None:
             return "without_crop"
+        if self._writer.holds(clip.source, frame.index, face.box):
+            return "known"
         x0, y0, x1, y1 = face.box
         if min(x1 - x0, y1 - y0) < self._config.min_size_px:
             return "too_small"

@@ -7,12 +7,13 @@ width - 0.5. Every map is a (2, 3) float64 matrix `a_to_b`: b = matrix[:, :2] @ 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from models import pose
 from pipeline.types import Array
 
 #: (landmark index, x, y, weight): where the points that hardly move against the skull lie in the crop of coverage 1,
@@ -64,6 +65,11 @@ _ANCHORS = np.array(
         (291, 0.6497, 0.6801, 0.2),
     ]
 )
+#: The middle of the head with its hair, and the side of the square that holds it from any side, in the template's units
+#: but about its middle; z is away from the viewer. By anthropometry's means (chin to vertex 1.2, nose to occiput 1.2),
+#: and the eye's judgement of hair.
+_HEAD_CENTRE, _HEAD_SIDE = (0.0, -0.16, 0.42), 1.5
+
 _INDICES = _ANCHORS[:, 0].astype(np.intp)
 _TEMPLATE = _ANCHORS[:, 1:3]
 _WEIGHTS = _ANCHORS[:, 3]
@@ -187,14 +193,15 @@ def rescale_crop(frame_to_crop: Array, size_from: int, size_to: int) -> Array:
     return compose(scaling(factor, factor), frame_to_crop)
 
 
-def crop_matrix(landmarks_upright: ArrayLike, size: int, coverage: float = 1.0) -> Array:
-    """Where a face's crop lies: the similarity of its steady landmarks to a fixed template.
+def crop_matrix(landmarks_upright: ArrayLike, size: int, coverage: float = 1.0, crop: str = "face") -> Array:
+    """Where a face's crop lies.
 
     Args:
         landmarks_upright: (478, 2) or (468, 2) px of the upright picture, MediaPipe's face mesh order.
         size: the crop's side in px.
-        coverage: how much is seen: 1 is the square from hair line to chin with small margins, c is c times as wide
-            and high about the same centre.
+        coverage: how much is seen: 1 is the square from hair line to chin with small margins, or with `crop` "head"
+            the whole head with its hair; c is c times as wide and high about the same centre.
+        crop: a name in CROPS: "face" or "head".
 
     Returns:
         upright_to_crop, (2, 3) float64; upright, never mirrored.
@@ -202,9 +209,27 @@ def crop_matrix(landmarks_upright: ArrayLike, size: int, coverage: float = 1.0) 
     Raises:
         ValueError: the landmarks fall together.
     """
-    source = np.asarray(landmarks_upright, np.float64)[_INDICES]
+    return CROPS[crop](np.asarray(landmarks_upright, np.float64), size, coverage)
+
+
+def _face_matrix(landmarks: Array, size: int, coverage: float) -> Array:
+    """The similarity of the steady landmarks to a fixed template."""
     target = ((_TEMPLATE - 0.5) / coverage + 0.5) * size - 0.5
-    return umeyama(source, target, _WEIGHTS)
+    return umeyama(landmarks[_INDICES], target, _WEIGHTS)
+
+
+def _head_matrix(landmarks: Array, size: int, coverage: float) -> Array:
+    """The square about the middle of the skull, where the head's pose has it: behind the face, so beside a profile.
+
+    The head's size, unlike the face's, is the same from all sides; so is the square's.
+    """
+    found = pose.estimate(landmarks)
+    x, y = found.seen(_HEAD_CENTRE).tolist()
+    return square_matrix((x, y), _HEAD_SIDE * coverage * found.scale, math.radians(found.roll), size)
+
+
+#: What a crop's square can be centred on.
+CROPS: dict[str, Callable[[Array, int, float], Array]] = {"face": _face_matrix, "head": _head_matrix}
 
 
 def square_matrix(centre: tuple[float, float], side: float, roll: float, size: int) -> Array:

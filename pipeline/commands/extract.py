@@ -1,7 +1,8 @@
 """Makes a face set of one person, aligned crops with landmarks and masks, out of videos, pictures or folders of those.
 
 Where several people are in a clip, choose one: by the half of the picture they are in (--side), by size (--largest), or
-by track number (--track; a first run lists the tracks)."""
+by track number (--track; a first run lists the tracks). What holds for one input and not for another is said in a run
+of its own, with --add: it goes on with the face set that is there, and may be repeated."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ EXAMPLES = """\
   understudy extract anna.mp4 anna2.mov -o faces/anna
   understudy extract both.gif -o faces/anna --side left
   understudy extract photos/ -o faces/bert --largest
+  understudy extract more.mp4 -o faces/bert --side right --add
+  understudy extract anna.mp4 -o heads/anna --crop head
 """
 
 
@@ -34,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="a video, a picture, or a folder of pictures")
     parser.add_argument("-o", "--out", metavar="FACESET", required=True, help="the face set's folder, new or empty")
+    parser.add_argument("--add", action="store_true", help="adds to the face set that is there, if there is one")
+    parser.add_argument("--crop", choices=("face", "head"), help="what the crops are centred on")
     parser.add_argument("--side", choices=("left", "right"), help="keeps faces in this half of the picture")
     parser.add_argument("--largest", action="store_true", help="keeps the largest face of each frame only")
     parser.add_argument("--track", metavar="N", type=int, action="append", default=[], help="keeps this track")
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = app.load_settings(args.config, args.set)
     given = {
+        "add": args.add or None,
+        "crop": args.crop,
         "side": args.side,
         "largest": args.largest or None,
         "tracks": tuple(args.track) or None,
@@ -68,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress) -> dict[str, Any]:
-    """Writes the face set `out`; gives what was found, kept and passed over, input by input.
+    """Writes the face set `out`, or adds to it; gives what was found, kept and passed over, input by input.
 
     Raises:
-        InputError: `out` holds something already, an input is not there, or no face was found in any.
+        InputError: `out` holds something that cannot be added to, an input is not there, or no face was found in any.
     """
     from pipeline import app
     from pipeline.errors import InputError, UnderstudyError
@@ -80,6 +87,7 @@ def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress
 
     files = [file for given in inputs for file in _files(given)]
     sources, stages = app.extraction(settings)
+    is_new = not (settings.extract.add and Path(out).is_dir() and any(Path(out).iterdir()))
     failures: list[UnderstudyError] = []
     counts: Counter[str] = Counter()
     with Collect(replace(settings.extract, folder=out)) as collect:
@@ -92,13 +100,15 @@ def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress
                 failures.append(error)
                 if len(files) > 1:
                     shown.say(f"understudy: error: {error}")
-    if collect.count == 0:
-        shutil.rmtree(out)
+    if collect.count == 0 and not counts["known"]:
+        if is_new:
+            shutil.rmtree(out)
         if len(files) == len(failures) == 1:
             raise failures[0]
         raise InputError(f"{_what(inputs)}: {_why_none(counts, len(failures))}")
     return {
         "faceset": out,
+        "added": not is_new,
         "inputs": len(files),
         "counts": dict(counts),
         "tracks": _tracks(collect),
@@ -159,12 +169,14 @@ def _show(report: dict[str, Any]) -> None:
 
     counts = report["counts"]
     passed = {
+        "there already": counts.get("known", 0),
         "other people": counts.get("other_people", 0),
         "too small": counts.get("too_small", 0),
         "blurred": counts.get("blurred", 0),
     }
     why = ", ".join(f"{count} {name}" for name, count in passed.items() if count)
-    print(printable(f"{report['faceset']}: {counts['faces']} faces" + (f"; passed over: {why}" if why else "")))
+    what = "faces added" if report["added"] else "faces"
+    print(printable(f"{report['faceset']}: {counts['faces']} {what}" + (f"; passed over: {why}" if why else "")))
     by_source = Counter(track["source"] for track in report["tracks"])
     for track in report["tracks"]:
         if by_source[track["source"]] > 1:

@@ -97,6 +97,51 @@ def test_a_face_set_is_never_overwritten(program: Program, face_clip: Path) -> N
     assert [file.name for file in Path("faces").iterdir()] == ["precious"]
 
 
+def test_faces_are_added_to_a_set(program: Program, face_clip: Path) -> None:
+    picture = cv2.imread(str(astronaut_file()))[:256, 96:352]
+    cv2.imwrite("two.png", np.hstack([picture, picture[:, ::-1]]))
+    assert program("extract", face_clip, "-o", "faces", "--every", "4")[0] == 0
+    code, out, _ = program("extract", "two.png", "-o", "faces", "--side", "right", "--add")
+    assert code == 0 and out.startswith("faces: 1 faces added; passed over: 1 other people")
+    found = faceset.read("faces")
+    assert [Path(face.source).name for face in found.faces] == ["face.mp4", "face.mp4", "two.png"] and not found.junk
+    assert found.faces[2].box is not None and found.faces[2].box[0] > 250
+    code, out, _ = program("extract", "two.png", face_clip, "-o", "faces", "--add")
+    assert code == 0 and "faces: 7 faces added; passed over: 3 there already" in out
+    assert len(faceset.read("faces").faces) == 10
+    code, out, _ = program("extract", "two.png", "-o", "faces", "--add")
+    assert code == 0 and "faces: 0 faces added; passed over: 2 there already" in out
+    assert program("extract", "two.png", "-o", "new", "--add")[0] == 0
+
+
+def test_an_addition_that_fails_leaves_the_set_as_it_was(program: Program, face_clip: Path) -> None:
+    assert program("extract", face_clip, "-o", "faces")[0] == 0
+    before = sorted((str(file), file.read_bytes()) for file in Path("faces").rglob("*") if file.is_file())
+    cv2.imwrite("plain.png", np.full((64, 64, 3), 90, np.uint8))
+    for inputs, options, said in [
+        ("plain.png", [], "plain.png: no face was found"),
+        ("none.mp4", [], "none.mp4 does not exist"),
+        (face_clip, ["--crop", "head"], "has crop face, what would be added head"),
+        (face_clip, ["--set", "extract.size=128"], "has size 256, what would be added 128"),
+    ]:
+        code, _, err = program("extract", inputs, "-o", "faces", "--add", *options)
+        assert code == 3 and said in the_error(err.replace(f"{Path.cwd()}/", ""))
+        after = sorted((str(file), file.read_bytes()) for file in Path("faces").rglob("*") if file.is_file())
+        assert [name for name, _ in after] == [name for name, _ in before] and after == before
+
+
+def test_head_crops(program: Program, face_clip: Path) -> None:
+    options = ["--every", "4", "--set", "extract.coverage=1.0"]
+    assert program("extract", face_clip, "-o", "faces", *options)[0] == 0
+    assert program("extract", face_clip, "-o", "heads", "--crop", "head", *options)[0] == 0
+    face, head = faceset.read("faces"), faceset.read("heads")
+    assert (face.crop, head.crop) == ("face", "head")
+    in_face, in_head = face.faces[0].landmarks, head.faces[0].landmarks
+    assert in_face is not None and in_head is not None
+    assert np.ptp(in_face[:, 1]) / np.ptp(in_head[:, 1]) == pytest.approx(1.5, rel=0.03)
+    assert in_head[:, 1].mean() > in_face[:, 1].mean() + 10  # the face lies in the lower part of a head
+
+
 def test_a_clip_compared_with_itself(program: Program, face_clip: Path) -> None:
     assert program("extract", face_clip, "-o", "a")[0] == 0
     mirrored = [cv2.imread(str(crop))[::-1] for crop in sorted(Path("a/crops").iterdir())]

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pipeline.types import Array
 from stages import geometry
 from tests.clips import MATRICES, ONE
+from tests.models.test_pose import head, rotation
 
 coordinate = st.floats(-2000, 2000).map(lambda value: round(value, 3))
 points = arrays(np.float64, (12, 2), elements=coordinate).filter(lambda a: np.ptp(a, axis=0).min() > 1)
@@ -200,3 +201,57 @@ def test_a_turned_square_becomes_the_whole_crop() -> None:
     np.testing.assert_allclose(geometry.apply(matrix, [50.0, 40.0]), [4.5, 4.5])
     # Turned a quarter clockwise, the square's own right is the picture's down.
     np.testing.assert_allclose(geometry.apply(matrix, [50.0, 50.0]), [9.5, 4.5], atol=1e-12)
+
+
+#: Places on a head, in the template's units about its middle: chin, crown with hair, back of the head, ears, nose.
+ON_HEAD = [(0, 0.45, 0.1), (0, -0.75, 0.4), (0, -0.2, 0.97), (-0.42, -0.1, 0.45), (0.42, -0.1, 0.45), (0, 0, -0.19)]
+
+
+@given(st.floats(-75, 75), st.floats(-25, 25), st.floats(-60, 60), scale, arrays(np.float64, 2, elements=coordinate))
+def test_a_head_crop_holds_the_whole_head_from_any_side(
+    yaw: float, pitch: float, roll: float, size: float, shift: Array
+) -> None:
+    landmarks = head(yaw, pitch, roll) * size + shift
+    matrix = geometry.crop_matrix(landmarks, 100, 1.0, "head")
+    turn = matrix[:, :2] / geometry.density(matrix)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(2), atol=1e-9)
+    assert np.linalg.det(turn) > 0
+    shown = rotation(yaw, pitch, roll)[:2]
+    places = geometry.apply(matrix, 80 * size * np.array(ON_HEAD) @ shown.T + shift)
+    assert places.min() > -0.5 and places.max() < 99.5
+    # Small margins: the head takes most of the square.
+    assert max(np.ptp(places, axis=0)) > 55
+    assert geometry.density(matrix) == pytest.approx(100 / (1.5 * 80 * size), rel=1e-6)
+
+
+def test_a_head_crop_is_upright_and_moves_behind_the_face() -> None:
+    for roll in (-50, 0, 35):
+        matrix = geometry.crop_matrix(head(20, 5, roll), 100, 1.0, "head")
+        eyes = geometry.apply(matrix, head(20, 5, roll)[[33, 263]])
+        assert abs(np.diff(eyes[:, 1])[0]) < 2
+    left, front, right = (geometry.crop_matrix(head(yaw), 100, 1.0, "head") for yaw in (-45, 0, 45))
+    noses = [geometry.apply(m, head(y)[4])[0] for m, y in ((left, -45), (front, 0), (right, 45))]
+    assert noses[0] < 25 and noses[1] == pytest.approx(49.5, abs=0.1) and noses[2] > 74
+    tight = geometry.crop_matrix(head(), 100)
+    middle = geometry.apply(geometry.invert(front), [49.5, 49.5])
+    assert geometry.apply(tight, middle)[1] < 40  # higher than the face's own
+
+
+def test_a_wider_head_crop_keeps_its_centre() -> None:
+    tight, wide = (geometry.crop_matrix(head(30, 5), 64, c, "head") for c in (1.0, 1.4))
+    centre = geometry.apply(geometry.invert(tight), [31.5, 31.5])
+    np.testing.assert_allclose(geometry.apply(wide, centre), [31.5, 31.5], atol=1e-9)
+    assert geometry.density(tight) == pytest.approx(1.4 * geometry.density(wide))
+
+
+def test_head_crops_are_smooth_in_the_landmarks() -> None:
+    steps = [
+        geometry.invert(geometry.crop_matrix(head(yaw, 3, 2), 100, 1.0, "head")) for yaw in np.arange(-70, 71, 1.0)
+    ]
+    corners = np.array([geometry.apply(m, [[0, 0], [99, 0], [0, 99]]) for m in steps])
+    assert np.abs(np.diff(corners, axis=0)).max() < 1.2  # px of 80 a face, for each degree
+
+
+def test_what_falls_together_has_no_head() -> None:
+    with pytest.raises(ValueError, match="fall together"):
+        geometry.crop_matrix(np.zeros((478, 2)), 64, 1.0, "head")
