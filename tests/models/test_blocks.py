@@ -212,13 +212,15 @@ class Counting(nn.Module):
 
 def test_a_stack_computes_again_what_it_forgot_and_only_then(x: Tensor) -> None:
     layer, leaf = Counting(Layers().residual(6)), nn.BatchNorm2d(6)
-    model = nn.Sequential(Stack(Stack(layer), leaf))  # a Stack in a Stack looks after itself
+    deep = Counting(Layers().residual(6))
+    # A Stack in a Stack looks after itself, however deep it lies.
+    model = nn.Sequential(Stack(Stack(layer), nn.Sequential(Stack(deep)), leaf))
     for checkpointing, training, runs in ((False, True, 1), (True, False, 1), (True, True, 2)):
         set_checkpointing(model, checkpointing)
         model.train(training)
-        layer.runs = 0
+        layer.runs = deep.runs = 0
         model(x).sum().backward()
-        assert layer.runs == runs
+        assert (layer.runs, deep.runs) == (runs, runs)
     assert leaf.num_batches_tracked == 2  # once for each step of training
     layer.runs = 0
     with torch.no_grad():
