@@ -80,6 +80,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=dtype == torch.float16)
         self._forward: Any = torch.compile(model) if config.memory.compile else model
         self.parts = config.optimiser.accumulate
+        self._seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
         if self._device.type == "cpu" and not config.memory.compile:
             _ask_within(model, stop)
 
@@ -95,7 +96,7 @@ class Learner:
             try:
                 with self._unchanged_buffers():
                     terms = self._gradients(batches, draws.seed_of(seed, step, self._world.rank, "dropout"))
-                return self._follow(terms, rate, draws.generator(seed, step, "lr_dropout"))
+                return self._follow(terms, batches, rate, draws.generator(seed, step, "lr_dropout"))
             except RuntimeError as error:  # of which torch.OutOfMemoryError is one; the CPU's has no class of its own
                 if not _is_out_of_memory(error):
                     raise
@@ -114,19 +115,21 @@ class Learner:
     def _gradients(self, batches: Mapping[str, Batch], seed: int) -> Terms:
         torch.manual_seed(seed)
         self._descent.zero_grad()
+        self._seen = {person: [] for person in batches} if self._adversaries is not None else {}
         summed: Terms = {person: {} for person in batches}
         count = min(self.parts, *(len(batch) for batch in batches.values()))
         for row in zip(*(batch.parts(count) for batch in batches.values()), strict=True):
             piece = dict(zip(batches, row, strict=True))
             groups = [{p: part} for p, part in piece.items()] if self._config.memory.one_person else [piece]
             for group in groups:
-                for person, terms in self._backward(group, piece, {p: len(b) for p, b in batches.items()}).items():
+                shares = {person: len(part) / len(batches[person]) for person, part in group.items()}
+                for person, terms in self._backward(group, piece, shares).items():
                     for name, term in terms.items():
-                        summed[person][name] = summed[person].get(name, 0) + term  # type: ignore[operator]
+                        summed[person][name] = summed[person][name] + term if name in summed[person] else term
         return summed
 
-    def _backward(self, group: Mapping[str, Batch], piece: Mapping[str, Batch], faces: Mapping[str, int]) -> Terms:
-        """Adds the gradient of some of a step's faces; `faces` are all of the step's."""
+    def _backward(self, group: Mapping[str, Batch], piece: Mapping[str, Batch], shares: Mapping[str, float]) -> Terms:
+        """Adds the gradient of some of a step's faces, who are such a share of all."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             decoded, codes = self._forward({person: batch.input for person, batch in group.items()})
             styled = self._styled(codes, piece)
@@ -134,13 +137,12 @@ class Learner:
         if self._adversaries is not None:
             for person, added in self._adversaries.terms(decoded, codes, group).items():
                 terms[person] |= added
+            for person, faces in decoded.items():
+                self._seen[person].append((faces.picture.detach(), codes[person].detach()))
         for person, style in styled.items():
             terms[person]["style"] = self._config.losses.style * style
-        terms = {p: {n: t * (len(group[p]) / faces[p]) for n, t in of.items()} for p, of in terms.items()}
+        terms = {p: {name: term * shares[p] for name, term in of.items()} for p, of in terms.items()}
         self._scaler.scale(_sum(terms)).backward()
-        if self._adversaries is not None:
-            plain = {p: Decoded(tuple(x.detach() for x in d.pictures)) for p, d in decoded.items()}
-            self._adversaries.learn(plain, {p: code.detach() for p, code in codes.items()}, group)
         return {person: {name: term.detach() for name, term in of.items()} for person, of in terms.items()}
 
     def _styled(self, codes: Mapping[str, Tensor], piece: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -155,7 +157,7 @@ class Learner:
             costs[person] = style_loss(swapped, piece[person].mask, piece[to].target, piece[to].mask)
         return costs
 
-    def _follow(self, terms: Terms, rate: float, generator: torch.Generator) -> Costs:
+    def _follow(self, terms: Terms, batches: Mapping[str, Batch], rate: float, generator: torch.Generator) -> Costs:
         self._world.average_gradients(self._weights)
         if self._scaler.is_enabled():
             self._scaler.unscale_(self._descent)  # type: ignore[arg-type]
@@ -163,6 +165,7 @@ class Learner:
             self._scaler.update()
         else:
             self._descent.step(rate, generator)
+        self._teach_adversaries(batches, rate)
         totals = torch.stack([_sum({person: of}) for person, of in terms.items()])
         # The one place where the step waits for the device.
         *losses, norm = torch.cat((self._world.mean(totals), self._descent.norm.reshape(1).float())).tolist()
@@ -172,6 +175,17 @@ class Learner:
         if not (self._scaler.is_enabled() or abs(norm) < float("inf")):
             raise Diverged(f"the gradient's norm is {norm}")
         return Costs(dict(zip(terms, losses, strict=True)), terms)
+
+    def _teach_adversaries(self, batches: Mapping[str, Batch], rate: float) -> None:
+        """Their own step, by what the model has just made of all of the step's faces."""
+        if self._adversaries is None:
+            return
+        rows = {person: list(zip(*parts, strict=True)) for person, parts in self._seen.items()}
+        decoded = {person: Decoded((torch.cat(pictures),)) for person, (pictures, _) in rows.items()}
+        codes = {person: torch.cat(parts) for person, (_, parts) in rows.items()}
+        self._adversaries.set_learning_rate(rate)
+        self._adversaries.learn(decoded, codes, batches, share=self._world.average_gradients)
+        self._seen = {}
 
     @contextmanager
     def _unchanged_buffers(self) -> Iterator[None]:
@@ -221,7 +235,7 @@ def _adversaries(
     with torch.no_grad():
         code = model.eval().encode(torch.zeros(1, 3, sizes[0], sizes[0], device=device))
     model.train(was)
-    made = Adversaries(config.losses, config.optimiser.lr, model, code.shape[1:], sizes[1], model.people)
+    made = Adversaries(config.losses, config.optimiser.lr, model, code.shape[1:], sizes[1], seed=config.seed)
     return made.to(device)
 
 
