@@ -108,6 +108,17 @@ def test_good_details() -> None:
     assert fork[:, :32].min() < 0  # no activation yet
 
 
+@pytest.mark.parametrize("details", ["fast", "good"])
+def test_every_weight_learns(details: str) -> None:
+    torch.manual_seed(0)
+    config = Config(128, "lowmem", details, thinned=8)
+    model = dlight.build(config, ("a", "b"), Layers(LayerOptions(mask=True))).train()
+    decoded, _ = model({person: torch.rand(1, 3, 128, 128) for person in "ab"})
+    errors = [made.square().mean() for out in decoded.values() for made in (out.picture, out.mask) if made is not None]
+    torch.stack(errors).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
 def test_the_upscaler_chosen_is_for_the_plain_doubling_alone() -> None:
     def kinds(details: str) -> list[str]:
         config = Config(128, "lowmem", details, thinned=8)

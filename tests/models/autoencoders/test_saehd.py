@@ -184,6 +184,19 @@ def test_cosine() -> None:
     assert torch.allclose(Cosine(0.1)(x), x * x.cos())
 
 
+@pytest.mark.parametrize("inters", ["df", "liae"])
+@pytest.mark.parametrize("letters", ["", "c", "ut", "dt", "udtc"])
+def test_every_weight_learns(inters: str, letters: str) -> None:
+    torch.manual_seed(0)
+    u, d, t, c = (letter in letters for letter in "udtc")
+    model = saehd.build(Config(64, inters, u, d, t, c, 16, 4, 4), ("a", "b"), Layers()).train()
+    decoded, _ = model({person: torch.rand(1, 3, 64, 64) for person in "ab"})
+    errors = [made.square().mean() for out in decoded.values() for made in (out.picture, out.mask) if made is not None]
+    assert len(errors) == 4
+    torch.stack(errors).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
 def test_presets_are_what_their_names_say() -> None:
     def letters(config: Config) -> str:
         return "".join(
