@@ -39,8 +39,8 @@ class Faces:
     Attributes:
         pictures: (N, S, S, 6) uint8: RGB, then antialiased masks (255 is inside) of the face, its eyes and its mouth.
             Without landmarks the last two are empty.
-        landmarks: (N, 478, 2) float32 in -1..1 of the crop, edge to edge (grid_sample's convention); None where a
-            face's are unknown.
+        landmarks: (N, 478, 2) float32 in -1..1 of the crop, edge to edge (grid_sample's convention), NaN where
+            a face's are unknown; None where all are.
         reach: the model's square against the crop's side; 1 where they are the same.
         junk: files that could not be read, one sentence each.
         passed_over: how many faces there was no room for.
@@ -94,8 +94,7 @@ class StreamedFaces:
         self.junk = source.junk
         self.memory_mb = memory_mb
         self.device = torch.device(device)
-        known = len(places) > 0 and not bool(places.isnan().any())
-        self.landmarks: Tensor | None = places.to(self.device) if known else None
+        self.landmarks: Tensor | None = None if bool(places.isnan().all()) else places.to(self.device)
         self._room = max(1, int(memory_mb * 2**20 / (side * side * PLANES)))
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
@@ -171,7 +170,7 @@ def load(faces: FaceSet, size: int, coverage: float, memory_mb: float, crop: str
         raise InputError(f"the face set {faces.folder} holds no face that can be read ({(junk or ['it is empty'])[0]})")
     known = torch.from_numpy(places[sound])
     if fits:
-        landmarks = None if known.isnan().any() else known
+        landmarks = None if known.isnan().all() else known
         return Faces(torch.from_numpy(pictures[: len(sound)]), landmarks, reach, tuple(junk))
     kept = replace(faces, faces=tuple(faces.faces[place] for place in sound), junk=tuple(junk))
     return StreamedFaces(kept, known, side, reach, memory_mb)

@@ -97,6 +97,16 @@ def test_without_a_mask_the_hull_or_an_ellipse_stands_for_it(tmp_path: Path) -> 
     assert hull[10, 10] == 255 and hull[5, 5] == 0 and (hull > 127).mean() == pytest.approx((48 / 64) ** 2, abs=0.05)
 
 
+@pytest.mark.parametrize("memory_mb", [100, 0.05])
+def test_faces_with_and_without_landmarks_are_told_apart(tmp_path: Path, memory_mb: float) -> None:
+    found = read(made(tmp_path, 4))
+    mixed = replace(found, faces=(replace(found.faces[0], landmarks=None), *found.faces[1:]))
+    faces = load(mixed, 32, 1.0, memory_mb)
+    assert faces.landmarks is not None
+    assert faces.landmarks.isnan().all(-1).all(-1).tolist() == [True, False, False, False]
+    assert faces.take(torch.arange(4))[..., 4:].flatten(1).amax(1).tolist() == [0, 255, 255, 255]
+
+
 def test_wild_landmarks_do_no_harm(tmp_path: Path) -> None:
     wild = np.full((478, 2), 1e30, np.float32)
     with FaceSetWriter(tmp_path, 64) as writer:
