@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from models import description
+from models import kept
 from models.description import ModelDescription
 from models.train import profiles, recipe
 from pipeline import config
@@ -101,7 +101,7 @@ def describe_model(settings: Settings) -> tuple[Path, ModelDescription]:
     """
     if settings.model is None:
         raise ConfigError("no model is set; give --model FOLDER, or model: in config.yaml")
-    found = description.read(settings.model)
+    found = kept.read(settings.model)
     if settings.swap.to not in found.people:
         people = " and ".join(found.people)
         raise ConfigError(f"the model {settings.model} knows {people}, not {settings.swap.to!r}; choose with --to")
@@ -186,7 +186,8 @@ def _scratch_kb(settings: Settings) -> int:
     Two faces more than detection keeps, since align may bridge the misses of faces that are away for a moment.
     """
     _, model = describe_model(settings)
-    face = 478 * 2 * 4 + 3 * model.input_size**2 + 4 * settings.mask.size**2 + 3 * model.output_size**2 + 4 * 64
+    masks = 1 if settings.swap.mask == "given" else 2
+    face = 478 * 2 * 4 + 3 * model.input_size**2 + masks * 4 * settings.mask.size**2 + 3 * model.output_size**2 + 4 * 64
     return -(-face * (settings.detect.max_faces + 2) // 1024)
 
 
