@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,11 +59,12 @@ _CENTRE = _TEMPLATE.mean(0)
 _SOLVE = np.linalg.pinv(_TEMPLATE - _CENTRE)  # (3, points): least squares for any landmarks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pose:
     """A head under weak perspective: a point p of the head is seen at scale * rotation @ p + shift.
 
-    Left, right and clockwise are the picture's, as its viewer sees them; all angles are degrees.
+    First the head nods (pitch), then it turns (yaw), then it is tilted in the picture's plane. Left, right and
+    clockwise are the picture's, as its viewer sees them; all angles are degrees.
 
     Attributes:
         scale: px of a side of the face's crop of coverage 1, were it seen from the front.
@@ -76,26 +76,32 @@ class Pose:
     rotation: NDArray[np.float64]
     shift: NDArray[np.float64]
 
-    @cached_property
-    def _away(self) -> NDArray[np.float64]:
-        """Where the back of the head points: (3,) of length 1, x right, y down, z away from the viewer."""
-        return np.append(self.rotation[:, 2], np.cross(self.rotation[0], self.rotation[1])[2])
-
     @property
     def yaw(self) -> float:
-        """How far the face is turned to the right: -180..180."""
-        return math.degrees(math.atan2(-self._away[0], self._away[2]))
+        """How far the face is turned to the right, -90..90, however the head is tilted."""
+        x, y, z = self._depths
+        return math.degrees(math.atan2(x, math.hypot(y, z)))
 
     @property
     def pitch(self) -> float:
-        """How far it looks up: -90..90."""
-        return math.degrees(math.asin(min(1.0, max(-1.0, float(self._away[1])))))
+        """How far it looks up, -180..180, however the head is turned and tilted."""
+        _, y, z = self._depths
+        return math.degrees(math.atan2(-y, z))
 
     @property
     def roll(self) -> float:
-        """How far the head is tilted in the picture's plane, clockwise: -180..180."""
+        """How far the head's picture is turned in its plane, clockwise, -180..180.
+
+        The turn nearest to the rotation, not the slope of the eyes: that has no meaning in profile.
+        """
         (a, b), (c, d) = self.rotation[:, :2].tolist()
         return math.degrees(math.atan2(c - b, a + d))
+
+    @property
+    def _depths(self) -> tuple[float, float, float]:
+        """The rotation's third row: how far away from the viewer the head's own axes point."""
+        x, y, z = np.cross(self.rotation[0], self.rotation[1]).tolist()
+        return x, y, z
 
     def seen(self, point: ArrayLike) -> NDArray[np.float64]:
         """Where a (3,) point of the head, in the units and axes of the template, is in the picture: (2,) px."""

@@ -30,9 +30,11 @@ def head(
     return scale * (points @ rotation(yaw, pitch, roll).T)[:, :2] + at
 
 
-@given(st.floats(-85, 85), st.floats(-50, 50), st.floats(1, 500), st.floats(-900, 900))
-def test_yaw_pitch_scale_and_place_are_found_again(yaw: float, pitch: float, scale: float, x: float) -> None:
-    found = pose.estimate(head(yaw, pitch, 0, scale, (x, 40)))
+@given(st.floats(-85, 85), st.floats(-50, 50), st.floats(-180, 180), st.floats(1, 500), st.floats(-900, 900))
+def test_yaw_pitch_scale_and_place_are_found_again(
+    yaw: float, pitch: float, roll: float, scale: float, x: float
+) -> None:
+    found = pose.estimate(head(yaw, pitch, roll, scale, (x, 40)))
     assert found.yaw == pytest.approx(yaw, abs=1e-4)
     assert found.pitch == pytest.approx(pitch, abs=1e-4)
     assert found.scale == pytest.approx(scale)
