@@ -124,12 +124,23 @@ def test_a_transfer_meets_its_share_and_leaves_the_others_to_the_bit() -> None:
     assert tint is not None
     changed = (tint(pictures(own)) != pictures(own)).flatten(1).any(1)
     assert changed.nonzero()[:, 0].tolist() == rows.tolist()
+
+
+def test_what_is_transferred_is_tinted_as_well() -> None:
+    own, thrown, plain = faces(200, 16), throw(200, generator()), Augment(lightness=0, colour=0, transfer=0.3)
+    rows = tints.transferred(thrown, plain)
+    sources = faces(len(rows), 16, seed=3)
+    tint = tints.drawn(thrown, plain, own, sources)
+    assert tint is not None
     jitter = Augment(transfer=0.3)
-    both = tints.drawn(thrown, jitter, own, faces(len(rows), 16, seed=3))
+    both = tints.drawn(thrown, jitter, own, sources)
     alone = tints.drawn(thrown, Augment(), own, None)
     assert both is not None and alone is not None
     rest = torch.ones(200, dtype=torch.bool)
     rest[rows] = False
+    lab = tints.to_lab(pictures(own)[rows])
+    after = (lab * tint.gain + tint.offset) * alone.gain[rows] + alone.offset[rows]
+    assert torch.allclose(lab * both.gain[rows] + both.offset[rows], after, atol=1e-3)
     assert torch.equal(both.gain[rest], alone.gain[rest]) and torch.equal(both.offset[rest], alone.offset[rest])
 
 
