@@ -16,6 +16,7 @@ from models.description import ModelDescription
 from models.faceset import FaceSet, divided
 from models.reports.judge import Judge
 from models.train import data, finder
+from models.train.batch import Batch
 from models.train.feed import Feed, open_feed
 from models.train.journal import ROLLED_BACK
 from models.train.recipe import Config
@@ -24,6 +25,7 @@ from models.train.show import Show
 from models.train.step import Diverged, Stopped
 from models.train.threads import Threads, candidates
 from models.train.world import World
+from pipeline.errors import WeightsError
 
 _REPORT_S = 0.5  # between two looks at where it is
 
@@ -124,7 +126,7 @@ def try_rates(
 @contextmanager
 def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Around) -> Iterator[_Training]:
     with ExitStack() as stack:
-        leads, new = around.world.rank == 0, not kept.is_model(folder)
+        leads, new = around.world.leads, not kept.is_model(folder)
         if leads and not new:
             stack.enter_context(kept.claimed(folder))
         session = Session.begin(config, folder, tuple(sets), around.world, around.stop)
@@ -142,6 +144,7 @@ def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Ar
         if leads and new:  # only now that nothing speaks against it
             durable.make_folder(folder)
             stack.enter_context(kept.claimed(folder))
+        around.world.barrier()
         yield stack.enter_context(_Training(config, session, faces, held, around))
 
 
@@ -160,7 +163,7 @@ class _Training:
         self._session = session
         self._faces = faces
         self._around = around
-        self._leads = around.world.rank == 0
+        self._leads = around.world.leads
         self._clock = _Clock(config, session)
         self._threads = Threads(_thread_counts(config, session.device.type))
         self._show = Show(config, session, faces) if self._leads else None
@@ -197,7 +200,7 @@ class _Training:
                 continue
             self._tell()
             if self._agreed(clock.save_due(session.iteration)):
-                self._save()
+                self._save_if_possible()
             if self._config.judge.every and session.iteration % self._config.judge.every == 0:
                 self._judged()
         sheet = self._save()
@@ -231,7 +234,7 @@ class _Training:
             session.learn(batches, session.rate(share))
         clock.stepped()
 
-    def _batches(self) -> dict[str, object]:
+    def _batches(self) -> dict[str, Batch]:
         session, world = self._session, self._around.world
         if self._feed is None:
             config = replace(self._config, batch=max(1, self._config.batch // world.size), seed=session.seed)
@@ -278,6 +281,13 @@ class _Training:
         sheet = self._show.saved()
         self._around.on_progress(replace(self._clock.progress(), saved=True))
         return sheet
+
+    def _save_if_possible(self) -> None:
+        """A disk that is full now may not be so at the next save: what was learned is not given up for it."""
+        try:
+            self._save()
+        except WeightsError as error:
+            self._event("not saved", f"{error}; training goes on")
 
     def _judged(self) -> None:
         if self._judge is not None and self._show is not None:

@@ -70,12 +70,34 @@ class Show:
         self._observers.event(self._session.iteration, what, text)
 
     def saved(self) -> Path | None:
-        """Renews the pictures; gives the preview sheet's path."""
-        raise NotImplementedError
+        """Renews the pictures; gives the preview sheet's path. WeightsError where one cannot be written."""
+        session, monitor = self._session, self._monitor
+        sheet: Path | None = None
+        if monitor.preview or monitor.timelapse:
+            picture = preview.sheet(session.model, self._faces, session.sizes[0])
+            if monitor.preview:
+                sheet = preview.write(session.folder / preview.FILE, picture)
+                preview.keep(session.folder, session.iteration, picture, monitor.previews_kept)
+            if monitor.timelapse:
+                timelapse.add(session.folder, session.iteration, picture)
+        self._report()
+        return sheet
 
     def end(self, reason: str, seconds: float) -> None:
-        """The session ends."""
-        self._observers.end(self._session.iteration, reason, seconds)
+        """The session ends: the time-lapse becomes a video."""
+        session = self._session
+        self._observers.end(session.iteration, reason, seconds)
+        if self._monitor.timelapse:
+            timelapse.film(session.folder, session.folder / timelapse.FILE)
+        self._report()
+
+    def _report(self) -> None:
+        if self._monitor.report:
+            folder = self._session.folder
+            found = history.read(folder)
+            drawn = curves.draw(found)
+            curves.write(folder, drawn)
+            page.write(folder / page.FILE, page.render(folder, found, drawn))
 
     def close(self) -> None:
         """Nothing more is told."""
