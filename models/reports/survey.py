@@ -230,7 +230,7 @@ def _one_sided(found: Survey) -> Iterator[str]:
             for candidate in posed:
                 if candidate != name and posed[candidate].turned(direction) > most:
                     most, other = posed[candidate].turned(direction), candidate
-            if most >= _SOME and own < max(1.0, _FEW_SHARE * most):
+            if most >= _SOME and own < _FEW_SHARE * most:
                 told = True
                 yield _unseen(name, own, other, most, direction)
         if not told:
