@@ -11,7 +11,6 @@ Whatever every process must do alike has to be agreed upon, since they would wai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -113,11 +112,11 @@ class World:
             return
         weights = list(parameters)
         there = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.uint8)
-        self._talk(lambda: dist.all_reduce(there, dist.ReduceOp.MAX))
+        self._talk(dist.all_reduce, there, dist.ReduceOp.MAX)
         learned = [weight for weight, known in zip(weights, there.tolist(), strict=True) if known]
         for part in _parted(learned):
             flat = torch.cat([_gradient(weight).reshape(-1) for weight in part])
-            self._sum(flat)
+            self._talk(dist.all_reduce, flat)
             flat /= self.size
             for weight, mean in zip(part, flat.split([weight.numel() for weight in part]), strict=True):
                 if weight.grad is None:
@@ -131,8 +130,7 @@ class World:
             return
         for part in _parted(values):
             flat = torch.cat([value.detach().reshape(-1) for value in part])
-            sent = flat.view(torch.uint8)  # bytes: every type travels, and no number is touched
-            self._talk(lambda sent=sent: dist.broadcast(sent, 0))  # type: ignore[misc]
+            self._talk(dist.broadcast, flat.view(torch.uint8), 0)  # bytes: every type travels, no number is touched
             for value, new in zip(part, flat.split([value.numel() for value in part]), strict=True):
                 value.detach().copy_(new.view(value.shape))
 
@@ -141,7 +139,7 @@ class World:
         if self.size == 1:
             return flag
         flags = torch.tensor([flag], dtype=torch.uint8)
-        self._talk(lambda: dist.all_reduce(flags, dist.ReduceOp.MAX))
+        self._talk(dist.all_reduce, flags, dist.ReduceOp.MAX)
         return bool(flags.item())
 
     def leaders(self, value: float) -> float:
@@ -149,27 +147,24 @@ class World:
         if self.size == 1:
             return value
         said = torch.tensor([value], dtype=torch.float64)
-        self._talk(lambda: dist.broadcast(said, 0))
+        self._talk(dist.broadcast, said, 0)
         return said.item()
 
     def mean(self, values: Tensor) -> Tensor:
-        """The average over all processes, number by number: a new tensor like `values`, of floats."""
+        """The average over all processes, number by number, of floats of any shape; alone, `values` itself."""
         if self.size == 1:
             return values
         total = values.detach().clone(memory_format=torch.contiguous_format)
-        self._sum(total)
+        self._talk(dist.all_reduce, total)
         return total / self.size
 
     def barrier(self) -> None:
         """Waits until every process is here."""
         self.any(False)
 
-    def _sum(self, values: Tensor) -> None:
-        self._talk(lambda: dist.all_reduce(values))
-
-    def _talk(self, say: Callable[[], object]) -> None:
+    def _talk(self, say: Callable[..., object], *said: object) -> None:
         try:
-            say()
+            say(*said)
         except RuntimeError as error:
             raise RequirementError(
                 f"process {self.rank} lost the others of this training ({str(error).splitlines()[0]}); "
@@ -181,7 +176,8 @@ def _number(environ: Mapping[str, str], name: str, allowed: range) -> int:
     text = environ.get(name, "")
     if not (text.isascii() and text.isdecimal() and int(text) in allowed):
         raise ConfigError(
-            f"{name} must be a number from {allowed[0]} to {allowed[-1]}, not {text!r}; start several processes with torchrun"
+            f"{name} must be a number from {allowed[0]} to {allowed[-1]}, not {text!r}; "
+            "start several processes with torchrun"
         )
     return int(text)
 
