@@ -119,7 +119,7 @@ def stage_specs(
     folder, model = describe_model(settings)
     return (
         source or StageSpec("decode", "stages.decode:Decode", settings.decode),
-        *face_specs(settings, model.input_size, model.coverage, getattr(model, "crop", "face")),
+        *face_specs(settings, model.input_size, model.coverage, model.crop),
         StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder))),
         StageSpec("blend", "stages.blend:Blend", settings.blend),
         sink or StageSpec("encode", "stages.encode:Encode", settings.encode),

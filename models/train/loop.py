@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,9 @@ from models.train.world import World
 from pipeline.errors import WeightsError
 
 _REPORT_S = 0.5  # between two looks at where it is
+
+#: The event that faces go through the network in more parts from now on.
+OUT_OF_MEMORY = "out of memory"
 
 #: Crops, each (S, S, 3) uint8 RGB, to their landmarks, (478, 2) float32 px, or None where no face is found.
 Landmarks = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.float32] | None]]
@@ -118,7 +121,11 @@ def train(config: Config, sets: Mapping[str, FaceSet], folder: Path | str, aroun
 def try_rates(
     config: Config, sets: Mapping[str, FaceSet], folder: Path | str, around: Around = _ALONE
 ) -> finder.Finding:
-    """Which step size suits the model in `folder`, or a new one; nothing of it is kept. Raises as `train`."""
+    """Which step size suits the model in `folder`, or a new one; nothing of it is kept.
+
+    Raises:
+        Stopped: `around.stop` said so; and what `train` raises.
+    """
     with _begun(config, sets, Path(folder), around) as training:
         return training.try_rates()
 
@@ -126,7 +133,7 @@ def try_rates(
 @contextmanager
 def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Around) -> Iterator[_Training]:
     with ExitStack() as stack:
-        leads, new = around.world.leads, not kept.is_model(folder)
+        leads, new = around.world.rank == 0, not kept.is_model(folder)
         if leads and not new:
             stack.enter_context(kept.claimed(folder))
         session = Session.begin(config, folder, tuple(sets), around.world, around.stop)
@@ -163,15 +170,18 @@ class _Training:
         self._session = session
         self._faces = faces
         self._around = around
-        self._leads = around.world.leads
+        self._leads = around.world.rank == 0
         self._clock = _Clock(config, session)
         self._threads = Threads(_thread_counts(config, session.device.type))
         self._show = Show(config, session, faces) if self._leads else None
         self._judge = (
-            Judge(config.judge, held, faces, session.sizes, around.landmarks)
+            Judge(config.judge, held, faces, session.sizes, around.landmarks, session.description.coverage)
             if self._leads and config.judge.every and len(held) == len(faces)
             else None
         )
+        if config.judge.every and len(held) < len(faces):
+            few = " and ".join(person for person in faces if person not in held)
+            session.notes += (f"the model is not judged: {few} has too few faces to hold some out, or held_out is 0",)
         self._metrics: dict[str, float] = {}
         self._feed: Feed | None = None
 
@@ -216,6 +226,8 @@ class _Training:
         session = self._session
 
         def step(rate: float) -> float:
+            if self._around.stop():
+                raise Stopped
             try:
                 session.learn(self._batches(), rate)
             except Diverged:
@@ -227,11 +239,17 @@ class _Training:
 
     def _step(self) -> None:
         session, clock = self._session, self._clock
-        share = self._around.world.leaders(clock.share(session.iteration))
-        with self._threads.step():
-            with clock.waiting():
-                batches = self._batches()
-            session.learn(batches, session.rate(share))
+        course = self._around.world.leaders(clock.course(session.iteration))
+        parts = session.learner.parts
+        try:
+            with self._threads.step():
+                with clock.waiting():
+                    batches = self._batches()
+                session.learn(batches, session.rate(course))
+        finally:
+            if session.learner.parts > parts:
+                smaller = f"faces now go through the network in {session.learner.parts} parts a step"
+                self._event(OUT_OF_MEMORY, f"{session.device} is out of memory: {smaller}")
         clock.stepped()
 
     def _batches(self) -> dict[str, Batch]:
@@ -291,12 +309,13 @@ class _Training:
 
     def _judged(self) -> None:
         if self._judge is not None and self._show is not None:
-            self._metrics = self._judge(self._session.model)
-            self._show.judged(self._metrics)
-            if self._session.judged(self._metrics.get(self._config.judge.best)):
-                self._save()
-                name = kept.keep(self._session.folder, self._session.saved, "best")
-                self._event("best", f"{name}: {self._config.judge.best} {self._session.record.best:.4g}")
+            with suppress(Stopped):  # by then the judgement is not worth waiting for
+                self._metrics = self._judge(self._session.model, self._around.stop)
+                self._show.judged(self._metrics)
+                if self._session.judged(self._metrics.get(self._config.judge.best)):
+                    self._save()
+                    name = kept.keep(self._session.folder, self._session.saved, "best")
+                    self._event("best", f"{name}: {self._config.judge.best} {self._session.record.best:.4g}")
         self._around.world.barrier()
 
     def _event(self, what: str, sentence: str) -> None:
@@ -337,8 +356,16 @@ class _Clock:
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
+    def course(self, iteration: int) -> float:
+        """How far the step size has come, 0..1 towards whichever end is nearer.
+
+        Of the steps, those of earlier sessions count too: a training in parts goes as one in a piece would.
+        """
+        steps = iteration / self._config.iterations if self._config.iterations else 0.0
+        return min(1.0, max(steps, self.seconds / (60 * self._config.minutes) if self._config.minutes else 0.0))
+
     def share(self, iteration: int) -> float:
-        """0..1 of whichever end is nearer; 0 throughout where there is none."""
+        """How much of the session is over, 0..1 of whichever end is nearer; 0 throughout where there is none."""
         shares = [0.0]
         if self._config.iterations:
             shares.append((iteration - self._first) / max(1, self._config.iterations - self._first))

@@ -87,7 +87,7 @@ class Augment:
     shift: float = 0.05
     flip: float = 0.5
     lightness: float = 0.15
-    colour: float = 0.05
+    colour: float = 0.03
     clahe: float = 0.0
     clahe_grid: int = 8
     clahe_limit: float = 4.0

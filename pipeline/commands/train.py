@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     settings = app.load_settings(args.config, args.set, profile=args.profile)
     recipe = _given(settings.train, args)
     named = people.parse(args.people)
-    sets = {name: faceset.joined([faceset.read(folder) for folder in folders]) for name, folders in named.items()}
+    plain = {"plain_coverage": recipe.coverage, "plain_crop": recipe.crop}
+    sets = {
+        name: faceset.joined([faceset.read(folder, **plain) for folder in folders]) for name, folders in named.items()
+    }
     from models.train.loop import Around
     from models.train.world import World
 
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         if args.find_lr:
             return _find(recipe, sets, args, around)
         if world.rank == 0:
-            _survey(sets, args)
+            _survey(sets, recipe, args.out)
         result = _train(recipe, sets, args.out, around)
     if world.rank == 0:
         _report(result, args)
@@ -137,12 +140,17 @@ def _find(recipe: Config, sets: Mapping[str, FaceSet], args: argparse.Namespace,
     return 0
 
 
-def _survey(sets: Mapping[str, FaceSet], args: argparse.Namespace) -> None:
+def _survey(sets: Mapping[str, FaceSet], recipe: Config, out: str) -> None:
     """What the face sets lack, before hours are spent on them."""
+    from models import autoencoders, kept
     from models.reports import survey
     from pipeline.logs import printable
 
-    for warning in survey.warnings(survey.survey(sets)):
+    if kept.is_model(out):
+        size = kept.read(out).output_size
+    else:
+        size = autoencoders.chosen(recipe.architecture or "original", recipe.preset, recipe.options).output_size
+    for warning in survey.warnings(survey.survey(sets, size / recipe.coverage)):
         print(printable(f"note: {warning}"), file=sys.stderr)
 
 
