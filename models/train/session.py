@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ class Record:
 
     Attributes:
         attempt: how often the training has been taken back; draws differ and steps are half as long after each.
-        lowest: the lowest smoothed loss of which a backup was made, all people together; best: the best judgement.
+        lowest: the lowest smoothed loss of which a backup was made, the mean of all people; best: the best judgement.
         waited: judgements since then.
     """
 
@@ -101,7 +102,7 @@ class Session:
         if resumes:
             state, facts = checkpoint.load_state(folder, description)
             notes += _restored(learner, state, facts, folder / description.state)
-            record = Record(**json.loads(facts.get("record", "{}")))
+            record = _recorded(facts, config, folder / description.state)
         loss = dict(description.loss)
         return cls(
             config,
@@ -135,9 +136,8 @@ class Session:
         return draws.seed_of(self.config.seed, "attempt", attempt) if attempt else self.config.seed
 
     def rate(self, share: float) -> float:
-        """The step size where `share` of the session is over."""
-        steps = self.iteration - self.description.iterations
-        return schedule.rate(self.config.optimiser, share, steps) * 0.5**self.record.attempt
+        """The step size where `share` of the training is over."""
+        return schedule.rate(self.config.optimiser, share, self.iteration) * 0.5**self.record.attempt
 
     def learn(self, batches: Mapping[str, Batch], rate: float) -> None:
         """One step on one batch of each person.
@@ -147,11 +147,11 @@ class Session:
         """
         self.costs = self.learner.learn(batches, rate, self.iteration, self.seed)
         self.last_rate = rate
-        self.iteration += 1
         for person, loss in self.costs.loss.items():
             self._compare(person, loss)
             smoothed = self.loss.get(person, loss)
             self.loss[person] = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+        self.iteration += 1
 
     def _compare(self, person: str, loss: float) -> None:
         """With what is usual in this session: settings, and so losses, may be others than in the last."""
@@ -179,10 +179,11 @@ class Session:
             seconds=round(begun.seconds + seconds, 3),
             loss=dict(self.loss),
         )
-        total = sum(self.loss.values()) if self.loss else None
-        fallen = total is not None and (self.record.lowest is None or total < self.record.lowest)
+        # The mean, not the sum: where few of many people are drawn for a step, more of them have a loss at each save.
+        mean = sum(self.loss.values()) / len(self.loss) if self.loss else None
+        fallen = mean is not None and (self.record.lowest is None or mean < self.record.lowest)
         if fallen:
-            self.record.lowest = total
+            self.record.lowest = mean
         state, facts = self.learner.state()
         facts |= {"recipe": json.dumps(asdict(self.config), default=str), "record": json.dumps(asdict(self.record))}
         self.saved = checkpoint.save(self.folder, self.model, description, state, facts)
@@ -212,7 +213,7 @@ class Session:
         Raises:
             WeightsError: that has been done as often as `train.safety.rollbacks` allows.
         """
-        broken = f"training broke down at step {self.iteration}: {why}"
+        broken = f"training broke down at step {self.iteration + 1}: {why}"
         if self.rollbacks >= self.config.safety.rollbacks:
             raise WeightsError(
                 f"{broken}; the model of step {self.saved.iterations} in {self.folder} is kept; "
@@ -248,6 +249,24 @@ def _restored(learner: Learner, state: Mapping[str, Tensor], facts: Mapping[str,
         return learner.restore(state, facts)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
+
+
+def _recorded(facts: Mapping[str, str], config: recipe.Config, where: Path) -> Record:
+    """The record that was saved, without what can no longer be compared since the settings changed."""
+    try:
+        record, before = Record(**json.loads(facts.get("record", "{}"))), json.loads(facts.get("recipe", "{}"))
+        losses, best = before.get("losses"), before.get("judge", {}).get("best")
+        counts, figures = (record.attempt, record.waited), (record.lowest, record.best)
+        sound = all(type(count) is int and 0 <= count < 2**31 for count in counts)
+        if not sound or not all(figure is None or math.isfinite(figure) for figure in figures):
+            raise ValueError("a number is out of range")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{where} holds no record of a training ({error}); restore an earlier model") from error
+    if losses != asdict(config.losses):
+        record.lowest = None
+    if best != config.judge.best:
+        record.best, record.waited = None, 0
+    return record
 
 
 def _check_fits(config: recipe.Config, found: ModelDescription, folder: Path, people: Sequence[str]) -> None:

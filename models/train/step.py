@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +22,10 @@ from models.train.style import style_loss
 from models.train.world import World
 from pipeline.errors import RequirementError
 
-log = logging.getLogger(__name__)
-
 Terms = dict[str, dict[str, Tensor]]
+
+#: What errors say that have no class of their own: the CPU's, and libraries' that allocate past torch.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 class Diverged(Exception):  # noqa: N818  # what happened, as the log puts it; the session decides whether it is an error
@@ -70,6 +70,7 @@ class Learner:
         self._config = config
         self._dtype = dtype
         self._world = world
+        self._sizes = sizes
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._device = self._weights[0].device
         set_checkpointing(model, config.memory.checkpointing)
@@ -81,7 +82,8 @@ class Learner:
         self._forward: Any = torch.compile(model) if config.memory.compile else model
         self.parts = config.optimiser.accumulate
         self._seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        if self._device.type == "cpu" and not config.memory.compile:
+        # Several processes agree on an end between steps: one that gave up alone would leave the others waiting.
+        if self._device.type == "cpu" and world.size == 1 and not config.memory.compile:
             _ask_within(model, stop)
 
     def learn(self, batches: Mapping[str, Batch], rate: float, step: int, seed: int) -> Costs:
@@ -90,13 +92,26 @@ class Learner:
         Raises:
             Diverged: a loss or the gradient is no number; the weights may be none any more either.
             Stopped: an end was asked for; nothing has changed.
-            RequirementError: not even one face of each person fits into memory.
+            RequirementError: not even one face of each person fits into memory, or not what the optimiser remembers.
         """
+        terms = self._fitted(batches, draws.seed_of(seed, step, self._world.rank, "dropout"))
+        try:
+            return self._follow(terms, batches, rate, draws.generator(seed, step, "lr_dropout"))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            # Activations are gone by now, so fewer faces at a time would not help; and some weights may have moved.
+            raise RequirementError(
+                f"{self._device} has not enough free memory for the optimiser; choose a smaller model, or "
+                "train.memory.optimiser_on_cpu"
+            ) from error
+
+    def _fitted(self, batches: Mapping[str, Batch], seed: int) -> Terms:
+        """The gradient, of as many faces at a time as memory has room for."""
         while True:
             try:
                 with self._unchanged_buffers():
-                    terms = self._gradients(batches, draws.seed_of(seed, step, self._world.rank, "dropout"))
-                return self._follow(terms, batches, rate, draws.generator(seed, step, "lr_dropout"))
+                    return self._gradients(batches, seed)
             except RuntimeError as error:  # of which torch.OutOfMemoryError is one; the CPU's has no class of its own
                 if not _is_out_of_memory(error):
                     raise
@@ -107,10 +122,10 @@ class Learner:
                         "model, or train.memory.checkpointing"
                     ) from error
             self.parts = min(2 * self.parts, most)
+            self._seen = {}
             self._descent.zero_grad()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            log.warning("%s is out of memory: faces now go through in %d parts a step", self._device, self.parts)
 
     def _gradients(self, batches: Mapping[str, Batch], seed: int) -> Terms:
         torch.manual_seed(seed)
@@ -165,27 +180,30 @@ class Learner:
             self._scaler.update()
         else:
             self._descent.step(rate, generator)
-        self._teach_adversaries(batches, rate)
-        totals = torch.stack([_sum({person: of}) for person, of in terms.items()])
+        against = self._teach_adversaries(batches, rate)
+        totals = torch.stack([*(_sum({person: of}) for person, of in terms.items()), against])
         # The one place where the step waits for the device.
-        *losses, norm = torch.cat((self._world.mean(totals), self._descent.norm.reshape(1).float())).tolist()
+        *losses, error, norm = torch.cat((self._world.mean(totals), self._descent.norm.reshape(1).float())).tolist()
         for person, loss in zip(terms, losses, strict=True):
             if not abs(loss) < float("inf"):
                 raise Diverged(f"the loss of {person} is {loss}")
         if not (self._scaler.is_enabled() or abs(norm) < float("inf")):
             raise Diverged(f"the gradient's norm is {norm}")
+        if not abs(error) < float("inf"):
+            raise Diverged(f"the adversaries' error is {error}")
         return Costs(dict(zip(terms, losses, strict=True)), terms)
 
-    def _teach_adversaries(self, batches: Mapping[str, Batch], rate: float) -> None:
-        """Their own step, by what the model has just made of all of the step's faces."""
+    def _teach_adversaries(self, batches: Mapping[str, Batch], rate: float) -> Tensor:
+        """Their own step, by what the model has just made of all of the step's faces; gives their error."""
         if self._adversaries is None:
-            return
+            return torch.zeros((), device=self._device)
         rows = {person: list(zip(*parts, strict=True)) for person, parts in self._seen.items()}
         decoded = {person: Decoded((torch.cat(pictures),)) for person, (pictures, _) in rows.items()}
         codes = {person: torch.cat(parts) for person, (_, parts) in rows.items()}
         self._adversaries.set_learning_rate(rate)
-        self._adversaries.learn(decoded, codes, batches, share=self._world.average_gradients)
+        errors = self._adversaries.learn(decoded, codes, batches, share=self._world.average_gradients)
         self._seen = {}
+        return torch.stack(list(errors.values())).sum()
 
     @contextmanager
     def _unchanged_buffers(self) -> Iterator[None]:
@@ -207,20 +225,21 @@ class Learner:
         return state, facts
 
     def restore(self, state: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[str, ...]:
-        """Goes on where `state` was taken; gives notes for people. Raises WeightsError where it is another model's."""
+        """Goes on where `state` was taken; gives notes for people. Raises WeightsError where it is another model's.
+
+        What is not in `state` begins anew: after a breakdown, nothing of what broke may stay.
+        """
         notes: list[str] = []
+        trained = {name for name, weight in self._model.named_parameters() if weight.requires_grad}
+        kept: dict[str, Tensor] = {}
         if facts.get("optimiser") in _same_state(self._config.optimiser.name):
-            trained = {name for name, weight in self._model.named_parameters() if weight.requires_grad}
-            kept = _below(state, "optimiser.")
-            wanted = {k: v for k, v in kept.items() if k.rpartition(".")[0] in trained}
-            fresh = {f"{name}.step": torch.zeros(()) for name in trained if f"{name}.step" not in kept}
-            if len(fresh) < len(trained):
-                self._descent.restore(wanted | fresh)
+            kept = {k: v for k, v in _below(state, "optimiser.").items() if k.rpartition(".")[0] in trained}
         else:
             notes.append(f"the optimiser begins anew: it was {facts.get('optimiser')}")
-        adversaries = _below(state, "adversaries.")
-        if self._adversaries is not None and adversaries:
-            self._adversaries.restore(adversaries)
+        self._descent.restore({f"{name}.step": torch.zeros(()) for name in trained} | kept)
+        self._adversaries = _adversaries(self._model, self._sizes, self._config, self._device)
+        if self._adversaries is not None:
+            self._adversaries.restore(_below(state, "adversaries."))
         if self._scaler.is_enabled() and (scaler := json.loads(facts.get("scaler", "{}"))):
             self._scaler.load_state_dict(scaler)
         return tuple(notes)
@@ -253,19 +272,26 @@ def _sum(terms: Terms) -> Tensor:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _ask_within(model: nn.Module, stop: Callable[[], bool]) -> None:
-    """Asks before every layer, there and back: on a CPU, a step of a large model takes longer than a stop may."""
+    """Asks before every layer, there and back: on a CPU, a step of a large model takes longer than a stop may.
 
-    def ask(*_: object) -> None:
+    Only of a model that trains: once it has been stopped, preview sheets are still drawn.
+    """
+
+    def ask(module: nn.Module, given: object) -> None:
+        if module.training and stop():
+            raise Stopped
+
+    def ask_back(gradient: object) -> None:
         if stop():
             raise Stopped
 
     def ask_on_the_way_back(module: nn.Module, given: object, result: object) -> None:
         if isinstance(result, Tensor) and result.requires_grad:
-            result.register_hook(ask)
+            result.register_hook(ask_back)
 
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
