@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.landmarker import FaceFinder
+from pipeline.types import Array
+from stages.crop import warp
+from stages.geometry import apply, crop_matrix, invert, square_matrix
+from stages.landmarker import FaceFinder, Mesh
 
-#: The mesh wants the face to fill two thirds of its square; in a crop of coverage 1 it fills nearly all of it.
-_ROOM = 1.5
-_MIN_SCORE = 0.5
+#: Sides of the square that the mesh sees, against the face's own. Of 1.2 to 1.7 it is the most exact on crops that are
+#: cut off at the brow and the chin, where border is repeated around them.
+_ROOM = 1.4
+_LEAST_SCORE = 0.5
+#: Sides of a crop of coverage 1 against those of a face's, as `stages.geometry` cuts them.
+_SIDES = {"face": 1.0, "head": 1.5}
 
 
 class CropLandmarks:
-    """Finds the landmarks of the one upright face in each of some crops."""
+    """Finds the landmarks of the one upright face in each of some crops: 5 ms each on a core, 10 for heads."""
 
-    def __init__(self, finder: FaceFinder, coverage: float) -> None:
-        """`coverage` is the crops': their side against the face's own."""
+    def __init__(self, finder: FaceFinder, coverage: float, crop: str = "face") -> None:
+        """`coverage` and `crop` are those that the crops were cut out with: the model's own."""
         self._finder = finder
-        self._room = max(1.0, _ROOM / coverage)
+        self._share = _ROOM / (coverage * _SIDES[crop])
+        # In the crop of a head that is turned the face lies to one side: what is found there at first sight is near,
+        # and a second look that is centred on it halves the error.
+        self._centred = crop == "face"
 
     def __call__(self, crops: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32] | None]:
         """Crops (S, S, 3) uint8 RGB to landmarks (478, 2) float32 px of the crop, None where no face is seen."""
@@ -29,12 +37,14 @@ class CropLandmarks:
 
     def _of(self, crop: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         side = crop.shape[0]
-        edge = round((self._room - 1) * side / 2)
-        wide = cv2.copyMakeBorder(crop, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
-        size = self._finder.crop_size
-        factor = size / wide.shape[0]
-        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        mesh = self._finder.landmarks(np.asarray(cv2.resize(wide, (size, size), interpolation=method)))
-        if mesh.score < _MIN_SCORE:
+        middle = (side - 1) / 2
+        found = self._look(crop, square_matrix((middle, middle), side * self._share, 0.0, self._finder.crop_size))
+        if self._centred or found is None:
+            return found
+        return self._look(crop, crop_matrix(found, self._finder.crop_size, _ROOM))
+
+    def _look(self, crop: NDArray[np.uint8], crop_to_square: Array) -> NDArray[np.float32] | None:
+        seen: Mesh = self._finder.landmarks(warp(crop, crop_to_square, self._finder.crop_size))
+        if seen.score < _LEAST_SCORE:
             return None
-        return np.asarray((mesh.landmarks + 0.5) / factor - 0.5 - edge, np.float32)
+        return apply(invert(crop_to_square), seen.landmarks).astype(np.float32)

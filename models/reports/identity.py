@@ -38,7 +38,7 @@ class Classifier:
     Attributes:
         accuracy: share of the held-out crops that it calls right, both people weighing the same.
         held_out: how many those were.
-        sign: -1 where the network was made to call the other one b.
+        sign: 1, or -1 where who is b here was a when the network learned.
     """
 
     network: nn.Module = field(repr=False)
@@ -85,14 +85,15 @@ def train_classifier(
     Raises:
         InputError: fewer than four crops of a person.
     """
-    if min(len(faces_a), len(faces_b)) < LEAST:
+    counts = len(faces_a), len(faces_b)
+    if min(counts) < LEAST:
         raise InputError(
-            f"telling two people apart takes at least {LEAST} faces of each; there are {len(faces_a)} and {len(faces_b)}"
+            f"telling two people apart takes at least {LEAST} faces of each; there are {counts[0]} and {counts[1]}"
         )
     known, held = zip(*(_divided(_small(faces)) for faces in (faces_a, faces_b)), strict=True)
     generator = Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the GPUs' generators, too
         network = _network()
         _fit(network, known, generator)
     network.eval()

@@ -10,9 +10,14 @@ from torch import Tensor
 #: dB of pictures that are the same.
 PSNR_LIMIT = 99.0
 
+_LUMA = (0.299, 0.587, 0.114)
+_LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+_EDGE = 0.1  # of the side, which is left out all around: hair and background are no matter of a face's sharpness
+_LEAST_CONTRAST = 1 / 255  # below which nothing is there to be sharp
+
 
 def ssim(pictures: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity, 1 is the same (Wang et al. 2004), with the paper's 11x11 window."""
+    """Structural similarity, -1..1, 1 is the same (Wang et al. 2004), with the paper's 11x11 window."""
     similar: Tensor = _ssim(pictures, targets, data_range=1.0, size_average=False)
     return similar
 
@@ -24,9 +29,16 @@ def psnr(pictures: Tensor, targets: Tensor) -> Tensor:
 
 
 def sharpness(pictures: Tensor) -> Tensor:
-    """Variance of the Laplacian of the luma, in 8-bit steps (Pech-Pacheco et al. 2000), away from the outer tenth."""
-    edge = pictures.shape[-1] // 10
-    luma = (pictures * pictures.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True) * 255
-    kernel = luma.new_tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
-    laplacian = F.conv2d(luma, kernel)[:, :, edge : luma.shape[-2] - edge, edge : luma.shape[-1] - edge]
-    return torch.var(laplacian.flatten(1), dim=1, correction=0)
+    """How much of the contrast is fine detail: the deviation of the luma's Laplacian against the luma's own, inside.
+
+    The Laplacian is the measure of Pech-Pacheco et al. 2000 ("Diatom autofocusing in brightfield microscopy"); the
+    contrast divides it, so that light says nothing. Pictures of one size can be compared, and only they.
+    """
+    edge = max(1, round(pictures.shape[-1] * _EDGE))
+    luma = (pictures * pictures.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)[..., edge:-edge, edge:-edge]
+    fine = F.conv2d(luma, luma.new_tensor(_LAPLACIAN)[None, None])
+    return _deviation(fine) / _deviation(luma).clamp_min(_LEAST_CONTRAST)
+
+
+def _deviation(planes: Tensor) -> Tensor:
+    return torch.std(planes.flatten(1), dim=1, correction=0)

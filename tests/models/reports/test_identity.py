@@ -13,6 +13,7 @@ import torch
 from models.faceset import FaceSetWriter, read
 from models.reports.identity import Classifier, crops_of, train_classifier
 from pipeline.errors import InputError
+from tests.models.reports.drawn import people
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,28 +22,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def face(person: str, seed: int, light: float = 1.0) -> np.ndarray:
-    """a: round eyes far apart, small mouth; b: narrow eyes close together, wide mouth, heavy brow. Same skin."""
-    random = np.random.default_rng(seed)
-    crop = np.full((96, 96, 3), random.integers(0, 255, 3), np.uint8)
-    shift = random.uniform(-3, 3, 2)
-    cv2.ellipse(crop, (48, 48), (34, 44), 0, 0, 360, (200, 160, 130), cv2.FILLED)
-    apart, eye, mouth = (17, (6, 5), (8, 4)) if person == "a" else (11, (7, 2), (17, 3))
-    for side in (-1, 1):
-        place = (round(48 + side * apart + shift[0]), round(38 + shift[1]))
-        cv2.ellipse(crop, place, eye, 0, 0, 360, (40, 30, 30), cv2.FILLED)
-        if person == "b":
-            cv2.line(crop, (place[0] - 9, place[1] - 8), (place[0] + 9, place[1] - 8), (60, 40, 30), 4)
-    opened = mouth[1] + round(random.uniform(0, 3))
-    cv2.ellipse(crop, (round(48 + shift[0]), round(68 + shift[1])), (mouth[0], opened), 0, 0, 360, (150, 50, 60), -1)
-    noisy = crop * light + random.normal(0, 4, crop.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
-
-
-def people(person: str, first: int, count: int, light: float = 1.0) -> np.ndarray:
-    return np.stack([face(person, first + i, light) for i in range(count)])
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +59,13 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_the_generator_alone(cla
     assert torch.equal(state, torch.random.get_rng_state())
     crops = people("a", 900, 5)
     np.testing.assert_array_equal(again.probability_b(crops), classifier.probability_b(crops))
+
+
+def test_turned_it_answers_for_the_other_one(classifier: Classifier) -> None:
+    crops = people("a", 900, 5)
+    turned = classifier.turned()
+    np.testing.assert_allclose(turned.probability_b(crops), 1 - classifier.probability_b(crops), atol=1e-6)
+    np.testing.assert_array_equal(turned.turned().probability_b(crops), classifier.probability_b(crops))
 
 
 def test_other_sizes_and_none_at_all(classifier: Classifier) -> None:
