@@ -101,7 +101,7 @@ class Augment:
     warp_amount: float = 5 / 256
 
     def __post_init__(self) -> None:
-        shares = {name: (0.0, 1.0) for name in ("flip", "clahe", "transfer", "blur", "compression")}
+        shares = dict.fromkeys(("flip", "clahe", "transfer", "blur", "compression"), (0.0, 1.0))
         amounts: dict[str, tuple[float, float]] = {
             "zoom": (0, 0.5),
             "rotation": (0, 180),
@@ -152,7 +152,7 @@ class Losses:
             if not (math.isfinite(weight) and 0 < weight <= 1000):
                 raise ConfigError(f"train.losses.terms.{name} must be above 0, up to 1000, not {weight!r}")
         unit: dict[str, tuple[float, float]] = {"background": (0, 1), "eyes": (1, 100), "mouth": (1, 100)}
-        powers = {name: (0.0, 100.0) for name in ("mask", "style", "gan", "true_face", "adversary_lr")}
+        powers = dict.fromkeys(("mask", "style", "gan", "true_face", "adversary_lr"), (0.0, 100.0))
         _check("train.losses", self, unit | powers)
 
 
