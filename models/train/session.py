@@ -231,6 +231,10 @@ class Session:
 
 def fresh(config: recipe.Config, people: Sequence[str]) -> tuple[Autoencoder, ModelDescription]:
     """A new model as the settings say. Raises ConfigError."""
+    if len(people) < 2:
+        raise ConfigError(
+            f"there are faces of {' and '.join(people) or 'nobody'} alone; a swap takes two people or more"
+        )
     architecture = config.architecture or "original"
     chosen = autoencoders.chosen(architecture, config.preset, config.options)
     return checkpoint.new(

@@ -16,11 +16,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from models.faceset import FaceSet
@@ -63,18 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints where the model is and how good it has become."""
-    from models import faceset
     from pipeline import app, people
     from pipeline.progress import progress
 
     settings = app.load_settings(args.config, args.set, profile=args.profile)
     recipe = _given(settings.train, args)
-    named = people.parse(args.people)
-    plain = {"plain_coverage": recipe.coverage, "plain_crop": recipe.crop}
-    sets = {
-        name: faceset.joined([faceset.read(folder, **plain) for folder in folders]) for name, folders in named.items()
-    }
+    seen = _seen(recipe, args.out)
+    sets = {name: seen.read(folders) for name, folders in people.parse(args.people).items()}
     from models.train.loop import Around
+    from models.train.step import Stopped
     from models.train.world import World
 
     with (
@@ -84,13 +81,40 @@ def run(args: argparse.Namespace) -> int:
     ):
         around = Around(lambda step: show(step, shown), shown.say, stopped, world=world)
         if args.find_lr:
-            return _find(recipe, sets, args, around)
+            with suppress(Stopped):
+                return _find(recipe, sets, args, around)
+            return stopped.code
         if world.rank == 0:
-            _survey(sets, recipe, args.out)
-        result = _train(recipe, sets, args.out, around)
+            _survey(sets, seen)
+        result = _train(recipe, sets, args.out, around, seen)
     if world.rank == 0:
         _report(result, args)
-    return 128 + stopped.signal if result.ended == "stopped" else 0
+    return stopped.code if result.ended == "stopped" else 0
+
+
+class _Seen(NamedTuple):
+    """What the model sees of a person, be it there already or about to be made."""
+
+    size: int
+    coverage: float
+    crop: Literal["face", "head"]
+
+    def read(self, folders: Sequence[str]) -> FaceSet:
+        """A person's face sets as one. Plain pictures, which don't say what they show, are taken to show the same."""
+        from models import faceset
+
+        sets = [faceset.read(folder, plain_coverage=self.coverage, plain_crop=self.crop) for folder in folders]
+        return faceset.joined(sets)
+
+
+def _seen(recipe: Config, out: str) -> _Seen:
+    from models import autoencoders, kept
+
+    if kept.is_model(out):
+        model = kept.read(out)
+        return _Seen(model.output_size, model.coverage, model.crop)
+    chosen = autoencoders.chosen(recipe.architecture or "original", recipe.preset, recipe.options)
+    return _Seen(chosen.output_size, recipe.coverage, recipe.crop)
 
 
 def _given(recipe: Config, args: argparse.Namespace) -> Config:
@@ -99,17 +123,17 @@ def _given(recipe: Config, args: argparse.Namespace) -> Config:
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
-def _train(recipe: Config, sets: Mapping[str, FaceSet], out: str, around: Around) -> TrainingResult:
+def _train(recipe: Config, sets: Mapping[str, FaceSet], out: str, around: Around, seen: _Seen) -> TrainingResult:
     from models.train.loop import train
 
-    with _landmarks(recipe, sets) as landmarks:
+    with _landmarks(bool(recipe.judge.every) and around.world.rank == 0, seen) as landmarks:
         return train(recipe, sets, out, replace(around, landmarks=landmarks))
 
 
 @contextmanager
-def _landmarks(recipe: Config, sets: Mapping[str, FaceSet]) -> Iterator[Landmarks | None]:
+def _landmarks(judges: bool, seen: _Seen) -> Iterator[Landmarks | None]:
     """What the judgement finds landmarks with; nothing is loaded where there is none."""
-    if not recipe.judge.every:
+    if not judges:
         yield None
         return
     from stages.crop_landmarks import CropLandmarks
@@ -117,7 +141,7 @@ def _landmarks(recipe: Config, sets: Mapping[str, FaceSet]) -> Iterator[Landmark
 
     finder = MediaPipeFinder()
     try:
-        yield CropLandmarks(finder, recipe.coverage)
+        yield CropLandmarks(finder, seen.coverage, seen.crop)
     finally:
         finder.close()
 
@@ -129,6 +153,8 @@ def _find(recipe: Config, sets: Mapping[str, FaceSet], args: argparse.Namespace,
     from models.train.loop import try_rates
 
     finding = try_rates(recipe, sets, args.out, around)
+    if around.world.rank:
+        return 0
     picture = preview.write(Path(args.out) / "lr.png", finder.picture(finding))
     found = {"suggested": finding.suggested, "diverged": finding.diverged, "picture": str(picture)}
     if args.json:
@@ -140,17 +166,12 @@ def _find(recipe: Config, sets: Mapping[str, FaceSet], args: argparse.Namespace,
     return 0
 
 
-def _survey(sets: Mapping[str, FaceSet], recipe: Config, out: str) -> None:
+def _survey(sets: Mapping[str, FaceSet], seen: _Seen) -> None:
     """What the face sets lack, before hours are spent on them."""
-    from models import autoencoders, kept
     from models.reports import survey
     from pipeline.logs import printable
 
-    if kept.is_model(out):
-        size = kept.read(out).output_size
-    else:
-        size = autoencoders.chosen(recipe.architecture or "original", recipe.preset, recipe.options).output_size
-    for warning in survey.warnings(survey.survey(sets, size / recipe.coverage)):
+    for warning in survey.warnings(survey.survey(sets, seen.size / seen.coverage)):
         print(printable(f"note: {warning}"), file=sys.stderr)
 
 
@@ -162,6 +183,11 @@ class _Stop:
 
     def __call__(self) -> bool:
         return self.signal != 0
+
+    @property
+    def code(self) -> int:
+        """The program's, once it has ended; where another process of the training had the signal, as for SIGTERM."""
+        return 128 + (self.signal or signal.SIGTERM)
 
 
 @contextmanager
