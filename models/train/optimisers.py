@@ -50,7 +50,10 @@ class AdaBelief(_Foreach):
     """Adam whose step is long where the gradient is as expected, not where it is small.
 
     Zhuang et al. 2020, "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients",
-    https://arxiv.org/abs/2010.07468, algorithm 2; weight decay is decoupled, as in AdamW.
+    https://arxiv.org/abs/2010.07468, algorithm 2; weight decay is decoupled, as in AdamW. The paper adds its eps to the
+    variance at every step, where it piles up to eps / (1 - beta2): Adam's 1e-7 would outweigh any gradient. So that eps
+    means the same everywhere, namely what the root of the variance doesn't fall below, (1 - beta2) eps^2 is added here:
+    1e-17 by default; the paper recommends 1e-16.
     pytorch_optimizer's has one count of steps for all weights: the decoder of a person who was not drawn would have its
     moments corrected for steps that it never took.
     """
@@ -67,7 +70,7 @@ class AdaBelief(_Foreach):
         surprise = torch._foreach_sub(gradients, mean)
         torch._foreach_mul_(variance, beta2)
         torch._foreach_addcmul_(variance, surprise, surprise, 1 - beta2)
-        torch._foreach_add_(variance, eps)
+        torch._foreach_add_(variance, (1 - beta2) * eps**2)
         del surprise
         root = torch._foreach_div(variance, [1 - beta2**step for step in steps])
         torch._foreach_sqrt_(root)

@@ -229,7 +229,7 @@ def reference(name: str, weight: list[float], gradients: list[list[float]], sett
                 m[i] = beta2 * m[i] + (1 - beta2) * g
             else:
                 m[i] = beta1 * m[i] + (1 - beta1) * g
-                s[i] = beta2 * s[i] + (1 - beta2) * (g - m[i]) ** 2 + eps
+                s[i] = beta2 * s[i] + (1 - beta2) * (g - m[i]) ** 2 + (1 - beta2) * eps**2
                 mean, variance = m[i] / (1 - beta1**t), s[i] / (1 - beta2**t)
                 w[i] = decayed - RATE * mean / (math.sqrt(variance) + eps)
     return w
@@ -238,7 +238,7 @@ def reference(name: str, weight: list[float], gradients: list[list[float]], sett
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["adabelief", "lion"])
 def test_agrees_with_the_paper(name: str, decay: float) -> None:
-    settings = config(name, beta1=0.8, beta2=0.95, eps=1e-6)
+    settings = config(name, beta1=0.8, beta2=0.95, eps=1e-2)
     settings = replace(settings, weight_decay=decay)
     begun = torch.randn(6, generator=generator("weight"), dtype=torch.float64)
     gradients = torch.randn(9, 6, generator=generator("gradients"), dtype=torch.float64)
@@ -249,6 +249,18 @@ def test_agrees_with_the_paper(name: str, decay: float) -> None:
         descent.step(RATE)
     wanted = reference(name, begun.tolist(), gradients.tolist(), settings)
     assert weight.tolist() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_small_gradients_take_adabelief_as_far_as_large_ones() -> None:
+    moved = []
+    for size in (1.0, 1e-5):
+        weight = nn.Parameter(torch.zeros(200))
+        descent = Descent([("w", weight)], config("adabelief"))
+        for step in range(20):
+            weight.grad = size * torch.randn(200, generator=generator(step))
+            descent.step(RATE)
+        moved.append(weight.detach().clone())
+    assert torch.allclose(*moved, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
