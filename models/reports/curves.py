@@ -40,7 +40,7 @@ _TITLES = {
     "sharpness": "sharpness against the real",
 }
 _NAMED = "named"  # lines that the legend names
-_QUIET = ("", "saved", "backup", "snapshot")  # events that say only that all is well
+_QUIET = ("", "saved", "backup", "best", "snapshot")  # events that say only that all is well
 _NOTES = 12  # sessions and events that are named
 _AT_THE_EDGE: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
 

@@ -20,10 +20,10 @@ from pipeline.errors import InputError, WeightsError
 FOLDER, FILE = "timelapse", "timelapse.mp4"
 
 #: Pictures that are kept, at most; spread over the whole training.
-KEPT = 1500
+KEPT = 600
 
 _SUFFIX = ".jpg"
-_SIDE = 1280  # px of a picture's longer side, at most
+_SIDE = 960  # px of a picture's longer side, at most
 _STRIP = 32  # px above the pictures, for the number of steps
 _HOLD_S = 2.0  # for which the last picture stays
 _BT709, _LIMITED = 1, 1  # FFmpeg's numbers, of colour space, primaries and curve, and of the range

@@ -93,6 +93,14 @@ def test_a_session_ends_what_was_killed_and_overtakes_its_points(tmp_path: Path)
     assert (session.steps, session.start) == (1, datetime(2026, 1, 31, 12, tzinfo=UTC))
 
 
+def test_taken_back_and_not_heard_of_again(tmp_path: Path) -> None:
+    back = {"kind": "event", "iteration": 3, "what": ROLLED_BACK}
+    told = read(
+        lines(tmp_path, *(at(i) for i in range(1, 7)), {"kind": "judgement", "iteration": 5, "metrics": {}}, back)
+    )
+    assert [p.iteration for p in told.points] == [1, 2, 3] and not told.judgements
+
+
 def test_what_is_judged_stays_when_the_same_step_is_told_after_it(tmp_path: Path) -> None:
     told = read(lines(tmp_path, at(1), {"kind": "judgement", "iteration": 2, "metrics": {"ssim": 1}}, at(2), at(3)))
     assert len(told.judgements) == 1 and len(told.points) == 3
@@ -134,7 +142,8 @@ def sample(iteration: int, loss: float, session: int = 1) -> Sample:
     return Sample(iteration, session, iteration, {"a": loss}, {"a": loss}, {"a": loss}, {}, None, 1.0, None)
 
 
-def test_long_curves_are_thinned_and_keep_their_ends_and_peaks() -> None:
+def test_long_curves_are_thinned_and_keep_their_ends_and_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.reports.samples._VALUES", 7 * 2 * POINTS)  # room for as many as there may be, no more
     kept = Samples()
     count = 50_000
     for iteration in range(count):

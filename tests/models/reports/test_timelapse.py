@@ -61,7 +61,7 @@ def test_not_too_many_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_large_sheets_are_made_smaller(tmp_path: Path) -> None:
     add(tmp_path, 1, picture(9, 400, 4000))
-    assert cv2.imread(str(tmp_path / FOLDER / "000000001.jpg")).shape == (128, 1280, 3)
+    assert cv2.imread(str(tmp_path / FOLDER / "000000001.jpg")).shape == (96, 960, 3)
 
 
 def test_sizes_may_change_on_the_way(tmp_path: Path) -> None:

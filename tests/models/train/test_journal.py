@@ -87,8 +87,9 @@ def test_rolled_back_and_taken_up_there(tmp_path: Path) -> None:
         kept.begin(opening(20))
         kept.point(point(50))
         kept.event(20, ROLLED_BACK, "the loss of a is nan")
+        kept.begin(opening(20))
         kept.close()
-    assert [s["overtakes"] for s in written(tmp_path) if s["kind"] == "session"] == [None, None]
+    assert [s["overtakes"] for s in written(tmp_path) if s["kind"] == "session"] == [None] * 4
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
