@@ -173,7 +173,7 @@ class _Training:
         self._leads = around.world.rank == 0
         self._clock = _Clock(config, session)
         self._threads = Threads(_thread_counts(config, session.device.type))
-        self._show = Show(config, session, faces) if self._leads else None
+        self._show: Show | None = None
         self._judge = (
             Judge(config.judge, held, faces, session.sizes, around.landmarks, session.description.coverage)
             if self._leads and config.judge.every and len(held) == len(faces)
@@ -196,7 +196,8 @@ class _Training:
 
     def run(self) -> TrainingResult:
         session, clock = self._session, self._clock
-        if self._show is not None:
+        if self._leads:
+            self._show = Show(self._config, session, self._faces)
             self._show.begin()
         if not session.saved.digest:
             self._save()  # something to go back to, and better now than in an hour if the disk is full
