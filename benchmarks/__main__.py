@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from types import FrameType
@@ -33,6 +34,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> int:
     """0 where every bar that could be measured was reached, 1 where one was not."""
+    # As the program does: torch's threads, once it loads, shall sleep while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parser().parse_args()
     signal.signal(signal.SIGTERM, _terminate)  # so that every `with` on the way out is left properly
     suite.narrate(args.verbose, args.quiet)

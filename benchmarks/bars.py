@@ -1,4 +1,4 @@
-"""The bars P1 to P15: what is measured, what must be reached, what is aimed at, and how a figure is judged."""
+"""The bars P1 to P15 and T1 to T5: what is measured, must be reached and is aimed at, and how a figure is judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Bar:
     """One bar.
 
     Attributes:
-        id: "P1" to "P15".
+        id: "P1" to "P15" for the pipeline, "T1" to "T5" for training.
         what: the ratio or figure, in words.
         must: what has been shown to be reachable on two cores; `aim`: what a good day would give.
         at_most: whether smaller is better.
@@ -61,6 +61,11 @@ BARS: tuple[Bar, ...] = (
     Bar("P13", "peak memory of a clip six times as long, and with encode slowed, / the clip's", 1.05, 1.01, True),
     Bar("P14", "bytes outside the face's region that differ before encode", 0, 0, True, "bytes"),
     Bar("P15", "first output byte after a job reaches a warm engine", 0.5, 0.2, True, "s"),
+    Bar("T1", "training from the same files / the textbook loop, steps per second", 2, 3),
+    Bar("T2", "training with faces drawn for each step / with a batch that lies ready", 0.9, 0.97),
+    Bar("T3", "training in bf16 / in fp32", 1.3, 1.8),
+    Bar("T4", "training, compiled / eager", 1, 1.1),
+    Bar("T5", "share of a training's time in which the GPU computes", 0.9, 0.95, unit=""),
 )
 
 

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.bars import Result, line
 from benchmarks.rounds import Machine, Sample, disturbance, interleaved, middle, ratio
 from models import autoencoders, checkpoint
+from models.autoencoder import Autoencoder
 from stages.swap import Config, Network
 
 _BATCH = 8
@@ -38,12 +38,12 @@ def measure(quick: bool, machine: Machine) -> list[Result]:
         "one by one": _turn(lambda: _one_by_one(plain, crops), seconds),
     }
     samples = interleaved(variants, 3 if quick else 5, machine)
-    facts = {
+    facts: dict[str, float | int | str] = {
         "batched_faces_per_s": middle(samples["batched"]),
         "one_by_one_faces_per_s": middle(samples["one by one"]),
         "precision": network.precision,
         "threads": threads,
-        "largest_difference_levels": _difference(network(crops), _one_by_one(plain, crops)),
+        "largest_difference_levels": _difference([made.picture for made in network(crops)], _one_by_one(plain, crops)),
     }
     notes = [disturbance(samples)]
     if network.precision == "fp32":
@@ -51,13 +51,13 @@ def measure(quick: bool, machine: Machine) -> list[Result]:
     return [Result("P11", ratio(samples, "batched", "one by one"), facts, "; ".join(filter(None, notes)))]
 
 
-def _one_by_one(model: Any, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+def _one_by_one(model: Autoencoder, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
     """As it is usually written."""
     done = []
     with torch.no_grad():
         for crop in crops:
             given = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
-            made = model.swap(given, "b")[0].permute(1, 2, 0).numpy()
+            made = model.swap(given, "b").picture[0].permute(1, 2, 0).numpy()
             done.append(np.rint(made * 255).astype(np.uint8))
     return done
 

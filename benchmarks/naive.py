@@ -66,7 +66,7 @@ class Script:
         with torch.no_grad():
             rgb = np.ascontiguousarray(crop[:, :, ::-1]).astype(np.float32) / 255
             given = torch.from_numpy(rgb).permute(2, 0, 1)[None]
-            made = self._model.swap(given, self._to)[0].permute(1, 2, 0).numpy()
+            made = self._model.swap(given, self._to).picture[0].permute(1, 2, 0).numpy()
         return np.clip(made[:, :, ::-1] * 255, 0, 255).astype(np.uint8)
 
     def _mask(self, landmarks: NDArray, matrix: NDArray) -> NDArray:

@@ -47,7 +47,11 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Run], list[Result]]], ...] = (
     (("P6",), lambda run: [jobs.idle_cores(run.quick, run.machine, run.workshop)]),
     (("P10",), lambda run: bench_blend.measure(run.quick, run.machine)),
     (("P11",), lambda run: _module("bench_swap").measure(run.quick, run.machine)),
-    (("P12",), lambda run: _module("bench_training").measure(run.quick, run.machine)),
+    (
+        ("P12", "T1", "T2", "T3", "T4"),
+        lambda run: _module("bench_training").measure(run.quick, run.machine, run.wanted),
+    ),
+    (("T5",), lambda run: [_module("bench_training").busy_share(run.quick)]),
     (("P13",), lambda run: [memory.peak_memory(run.quick, run.workshop)]),
     (("P14",), lambda run: [fidelity.untouched(run.quick, run.workshop)]),
     (("P15",), lambda run: [latency.first_byte(run.quick, run.machine, run.workshop)]),
@@ -62,7 +66,7 @@ def chosen(only: Sequence[str]) -> frozenset[str]:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.0)
             raise ConfigError(
-                f"--only: there is no bar {name!r}; did you mean {near[0]}? (there are P1 to {known[-1]})"
+                f"--only: there is no bar {name!r}; did you mean {near[0]}? (there are P1 to P15 and T1 to T5)"
             )
     return frozenset(names or known)
 
@@ -139,7 +143,8 @@ def run(only: Sequence[str], quick: bool, as_json: bool, sizes: bool, patience_s
         results.append(result)
         if not as_json:
             print("\n".join(filter(None, (bars.line(result), bars.explained(result)))), flush=True)
-    results.sort(key=lambda result: int(result.id[1:]))
+    order = [known.id for known in BARS]
+    results.sort(key=lambda result: order.index(result.id))
     if as_json:
         print(json.dumps({"machine": machine, "bars": [bars.as_json(result) for result in results]}, indent=2))
     return not any(map(bars.failed, results))
