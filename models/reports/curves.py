@@ -224,7 +224,8 @@ def _scale_to(axes: Axes, values: list[float]) -> None:
     values.sort()
     low, high = values[len(values) // 200], values[-1 - len(values) // 200]
     axes.set_ylim(low / 1.5, high * 1.35)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 50 * low else (1,)))
+    ticks = range(1, 10) if high < 4 * low else (1, 2, 3, 5) if high < 50 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
