@@ -260,7 +260,7 @@ def test_small_gradients_take_adabelief_as_far_as_large_ones() -> None:
             weight.grad = size * torch.randn(200, generator=generator(step))
             descent.step(RATE)
         moved.append(weight.detach().clone())
-    assert torch.allclose(moved[0], moved[1], rtol=0.1, atol=RATE / 10)
+    assert (moved[0] - moved[1]).abs().mean() < 0.05 * moved[0].abs().mean()
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
