@@ -99,6 +99,7 @@ def _descriptors() -> set[str]:
             target = str(entry.readlink())
         except OSError:
             continue
-        if not target.startswith(_KEPT) and ".so" not in target:
+        # Libraries stay open, and so do the fonts that matplotlib has drawn with.
+        if not target.startswith(_KEPT) and ".so" not in target and not target.endswith(".ttf"):
             found.add(f"{entry.name} -> {target}")
     return found
