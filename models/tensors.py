@@ -46,7 +46,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
     if name not in PRECISIONS:
         raise ConfigError(f"precision must be auto, {', '.join(PRECISIONS)}, not {name!r}")
