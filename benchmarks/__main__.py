@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--only", metavar="BAR", nargs="+", default=[], help="measures only these, e.g. P4")
     top.add_argument("--quick", action="store_true", help="fewer repeats; good for a look, not for a claim")
     top.add_argument("--sizes", action="store_true", help="instead: speed and costs at several sizes and face counts")
+    top.add_argument("--models", action="store_true", help="instead: what training each model costs, as a table")
     top.add_argument(
         "--patience", metavar="S", type=float, default=120.0, help="seconds to wait in all for a quiet machine"
     )
@@ -40,7 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminate)  # so that every `with` on the way out is left properly
     suite.narrate(args.verbose, args.quiet)
     try:
-        return 0 if suite.run(args.only, args.quick, args.json, args.sizes, args.patience) else 1
+        return 0 if suite.run(args.only, args.quick, args.json, args.sizes, args.models, args.patience) else 1
     except UnderstudyError as error:
         print(f"understudy: error: {error}", file=sys.stderr)
         return error.exit_code

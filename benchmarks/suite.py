@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib import import_module, metadata
 from pathlib import Path
@@ -117,7 +117,11 @@ def narrate(verbose: bool, quiet: bool) -> None:
     _log.setLevel(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING)
 
 
-def run(only: Sequence[str], quick: bool, as_json: bool, sizes: bool, patience_s: float) -> bool:
+def _said(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(only: Sequence[str], quick: bool, as_json: bool, sizes: bool, models: bool, patience_s: float) -> bool:
     """Measures, prints on standard output, and says whether every bar that could be measured was reached.
 
     Args:
@@ -125,6 +129,7 @@ def run(only: Sequence[str], quick: bool, as_json: bool, sizes: bool, patience_s
         quick: fewer and shorter turns: shows that everything runs, not what it costs.
         as_json: one JSON object instead of the table.
         sizes: what is published with every release instead of the bars, at several sizes and face counts.
+        models: what training each model costs instead of the bars, as a Markdown table.
         patience_s: how long to wait in all for the rest of the machine to be quiet.
 
     Raises:
@@ -133,16 +138,21 @@ def run(only: Sequence[str], quick: bool, as_json: bool, sizes: bool, patience_s
     wanted = chosen(only)
     machine = machine_facts()
     if not as_json:
-        print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+        _said(", ".join(f"{name} {value}" for name, value in machine.items()))
     if sizes:
         entries = published(quick, patience_s)
         print(json.dumps({"machine": machine, "sizes": entries}, indent=2) if as_json else facts.as_table(entries))
+        return True
+    if models:
+        found = _module("bench_models").table(quick, Machine(patience_s), (lambda line: None) if as_json else _said)
+        if as_json:
+            print(json.dumps({"machine": machine, "models": [asdict(line) for line in found]}, indent=2))
         return True
     results = []
     for result in measured(wanted, quick, patience_s):
         results.append(result)
         if not as_json:
-            print("\n".join(filter(None, (bars.line(result), bars.explained(result)))), flush=True)
+            _said("\n".join(filter(None, (bars.line(result), bars.explained(result)))))
     order = [known.id for known in BARS]
     results.sort(key=lambda result: order.index(result.id))
     if as_json:

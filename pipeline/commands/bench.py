@@ -14,6 +14,7 @@ EXAMPLES = """\
   understudy bench
   understudy bench --only P4 P8
   understudy bench --sizes
+  understudy bench --models
 """
 
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="BAR", nargs="+", default=[], help="measures only these, e.g. P4")
     parser.add_argument("--quick", action="store_true", help="fewer repeats; good for a look, not for a claim")
     parser.add_argument("--sizes", action="store_true", help="instead: costs at several sizes and face counts")
+    parser.add_argument("--models", action="store_true", help="instead: what training each model costs, as a table")
     parser.add_argument(
         "--patience", metavar="S", type=float, default=120.0, help="seconds to wait in all for a quiet machine"
     )
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequirementError("the benchmarks are not installed with the program; run this in the project's folder")
     if find_spec("psutil") is None:
         raise RequirementError("the benchmarks count other processes' work with psutil; run `make setup`")
-    flags = [name for name in ("quick", "sizes", "json", "quiet", "verbose") if getattr(args, name)]
+    flags = [name for name in ("quick", "sizes", "models", "json", "quiet", "verbose") if getattr(args, name)]
     options = [*(f"--{flag}" for flag in flags), *(["--only", *args.only] if args.only else [])]
     options += ["--patience", str(args.patience)]
     return subprocess.run([sys.executable, "-m", "benchmarks", *options], cwd=root, check=False).returncode
