@@ -94,7 +94,9 @@ def test_lightness_and_colour_stay_within_their_bounds(seed: int, lightness: flo
 
 
 def test_lightness_and_colour_are_of_use() -> None:
-    tint = tints.drawn(throw(500, generator()), Augment(), torch.zeros(500, 4, 4, 6, dtype=torch.uint8), None)
+    tint = tints.drawn(
+        throw(500, generator()), Augment(colour=0.05), torch.zeros(500, 4, 4, 6, dtype=torch.uint8), None
+    )
     assert tint is not None
     assert tint.offset[:, 0].std() > 4 and tint.gain[:, 0].std() > 0.05
     assert (tint.offset[:, 1:].std(0) > 3).all()
