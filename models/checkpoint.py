@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,6 +96,8 @@ def save(
         durable.sync_folder(folder)
         kept.drop_unnamed(folder)
     except OSError as error:
+        with suppress(OSError):  # the weights of a state that no longer fitted, else each attempt would leave some
+            kept.drop_unnamed(folder)
         raise WeightsError(f"the model {folder} cannot be written: {error}") from error
     return written
 

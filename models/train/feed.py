@@ -145,6 +145,8 @@ def _fits(faces: Mapping[str, AnyFaces], device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
+    # After a training was taken back, torch still has what its steps took, and gives that again.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return sum(part.nbytes for part in _held(faces)) <= free * _DEVICE_SHARE
 
 

@@ -138,15 +138,14 @@ def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Ar
             stack.enter_context(kept.claimed(folder))
         session = Session.begin(config, folder, tuple(sets), around.world, around.stop)
         description, share = session.description, config.data.held_out if config.judge.every else 0.0
-        memory_mb = config.data.memory_mb / len(sets)
         parts = {person: divided(sets[person], share) for person in session.people}
+
+        def load(person: str, half: FaceSet) -> data.AnyFaces:
+            memory_mb = config.data.memory_mb / len(sets) * len(half.faces) / len(sets[person].faces)
+            return data.load(half, session.sizes[1], description.coverage, memory_mb, description.crop)
+
         faces, held = (
-            {
-                person: data.load(both[half], session.sizes[1], description.coverage, memory_mb, description.crop)
-                for person, both in parts.items()
-                if both[half].faces
-            }
-            for half in (0, 1)
+            {person: load(person, both[half]) for person, both in parts.items() if both[half].faces} for half in (0, 1)
         )
         if leads and new:  # only now that nothing speaks against it
             durable.make_folder(folder)
@@ -227,7 +226,7 @@ class _Training:
         session = self._session
 
         def step(rate: float) -> float:
-            if self._around.stop():
+            if self._agreed(self._around.stop()):
                 raise Stopped
             try:
                 session.learn(self._batches(), rate)
@@ -313,11 +312,21 @@ class _Training:
             with suppress(Stopped):  # by then the judgement is not worth waiting for
                 self._metrics = self._judge(self._session.model, self._around.stop)
                 self._show.judged(self._metrics)
-                if self._session.judged(self._metrics.get(self._config.judge.best)):
-                    self._save()
-                    name = kept.keep(self._session.folder, self._session.saved, "best")
-                    self._event("best", f"{name}: {self._config.judge.best} {self._session.record.best:.4g}")
+                best = self._session.record.best
+                if self._session.judged(self._metrics.get(self._config.judge.best)) and not self._kept_best():
+                    self._session.record.best = best  # else a next one that is not quite as good would not be kept
         self._around.world.barrier()
+
+    def _kept_best(self) -> bool:
+        """Saves and keeps the model, if that is possible."""
+        try:
+            self._save()
+            name = kept.keep(self._session.folder, self._session.saved, "best")
+        except WeightsError as error:
+            self._event("not saved", f"{error}; training goes on")
+            return False
+        self._event("best", f"{name}: {self._config.judge.best} {self._session.record.best:.4g}")
+        return True
 
     def _event(self, what: str, sentence: str) -> None:
         if self._show is not None:

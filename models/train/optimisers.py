@@ -283,7 +283,8 @@ class Descent:
         for part in self._parts:
             part.lay_out()
         followed = [weight for part in self._parts for weight in part.weights.values() if weight.grad is not None]
-        self.norm = get_total_norm([weight.grad for weight in followed if weight.grad is not None])
+        norm = get_total_norm([weight.grad for weight in followed if weight.grad is not None])
+        self.norm = norm.to(self._device)  # of no gradients at all it is the CPU's
         if self._config.clip:
             clip_grads_with_norm_(followed, self._config.clip, self.norm)
 

@@ -1,4 +1,4 @@
-"""How long a step is, in the course of a session."""
+"""How long a step is, in the course of a training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def rate(config: Optimiser, share: float, steps: int) -> float:
     https://arxiv.org/abs/1608.03983, without its restarts.
 
     Args:
-        share: how much of the session is over, 0..1; beyond it counts as the nearest of both.
-        steps: how many steps this session has had: `warmup` of them are shorter than the rest, none is nothing.
+        share: how much of the training is over, 0..1; beyond it counts as the nearest of both.
+        steps: how many steps the model has had: the first `warmup` are shorter than the rest, none is nothing.
     """
     warm = min(1.0, (steps + 1) / (config.warmup + 1))
     fall = (1 - config.lr_end) * (1 - math.cos(math.pi * min(1.0, max(0.0, share)))) / 2

@@ -182,11 +182,11 @@ class Session:
         # The mean, not the sum: where few of many people are drawn for a step, more of them have a loss at each save.
         mean = sum(self.loss.values()) / len(self.loss) if self.loss else None
         fallen = mean is not None and (self.record.lowest is None or mean < self.record.lowest)
-        if fallen:
-            self.record.lowest = mean
+        record = replace(self.record, lowest=mean) if fallen else self.record
         state, facts = self.learner.state()
-        facts |= {"recipe": json.dumps(asdict(self.config), default=str), "record": json.dumps(asdict(self.record))}
+        facts |= {"recipe": json.dumps(asdict(self.config), default=str), "record": json.dumps(asdict(record))}
         self.saved = checkpoint.save(self.folder, self.model, description, state, facts)
+        self.record = record  # only now: a save that fails is no backup either
         done = [("saved", FILE)]
         if fallen and safety.backups:
             done.append(("backup", kept.keep(self.folder, self.saved, "backup", safety.backups)))

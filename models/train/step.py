@@ -157,7 +157,9 @@ class Learner:
         for person, style in styled.items():
             terms[person]["style"] = self._config.losses.style * style
         terms = {p: {name: term * shares[p] for name, term in of.items()} for p, of in terms.items()}
-        self._scaler.scale(_sum(terms)).backward()
+        cost = _sum(terms)
+        if cost.requires_grad:  # nothing is to be learned from people all of whose parts are frozen
+            self._scaler.scale(cost).backward()
         return {person: {name: term.detach() for name, term in of.items()} for person, of in terms.items()}
 
     def _styled(self, codes: Mapping[str, Tensor], piece: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -174,7 +176,7 @@ class Learner:
 
     def _follow(self, terms: Terms, batches: Mapping[str, Batch], rate: float, generator: torch.Generator) -> Costs:
         self._world.average_gradients(self._weights)
-        if self._scaler.is_enabled():
+        if self._scaler.is_enabled() and any(weight.grad is not None for weight in self._weights):
             self._scaler.unscale_(self._descent)  # type: ignore[arg-type]
             self._scaler.step(self._descent, rate, generator)  # type: ignore[arg-type]
             self._scaler.update()

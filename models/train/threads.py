@@ -55,7 +55,11 @@ class Threads:
         count = self._trials.pop(0)
         self._use(count)
         begun = self._clock()
-        yield
+        try:
+            yield
+        except BaseException:  # a step that was broken off says nothing of how long one takes
+            self._trials.insert(0, count)
+            raise
         self._spent[count].append(self._clock() - begun)
         if not self._trials:
             self.chosen = min(self._counts, key=lambda tried: min(self._spent[tried][1:]))

@@ -279,6 +279,22 @@ def test_a_crash_at_any_write_leaves_the_old_model(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_state_that_no_longer_fits_takes_its_weights_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, state={"x": torch.zeros(2)})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    write = tensor_file.write
+
+    def full(folder: Path, kind: str, *more: Any) -> tuple[str, str]:
+        if kind == "state":
+            raise OSError(28, "No space left on device")
+        return write(folder, kind, *more)
+
+    monkeypatch.setattr(tensor_file, "write", full)
+    with pytest.raises(WeightsError, match="No space left on device"):
+        made(tmp_path, seed=1, state={"x": torch.ones(2)})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     made(tmp_path)
     weights = tmp_path / read(tmp_path).weights

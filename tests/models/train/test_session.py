@@ -242,6 +242,22 @@ def test_a_backup_is_made_when_the_smoothed_loss_has_fallen(tmp_path: Path, monk
     assert session.loss["a"] == pytest.approx(0.99 * (0.99 * (0.99 * 1.01 + 0.005) + 0.005) + 0.005)
 
 
+def test_a_save_that_failed_was_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = begun(tmp_path)
+    Told(monkeypatch, 1.0, 0.5)
+    taught(session).save(0)
+    taught(session)
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise WeightsError("the disk is full")
+
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(WeightsError):
+            session.save(0)
+    assert [what for what, _ in session.save(0)] == ["saved", "backup"]
+
+
 def test_only_the_newest_backups_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = begun(tmp_path, replace(CONFIG, safety=Safety(backups=2)))
     Told(monkeypatch, 1.0, 0.9, 0.8, 0.7)

@@ -208,6 +208,22 @@ def test_frozen_parts_and_those_who_were_not_drawn_stay() -> None:
     assert moved and all(name.startswith("decoders.b.") for name in moved)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nothing_is_learned_from_who_is_frozen(dtype: torch.dtype) -> None:
+    config = replace(CONFIG, memory=Memory(one_person=True))
+    network = model()
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(name.startswith("decoders.b."))
+    its = Learner(network, (32, 32), config, dtype, World.alone())
+    before = copied(network.state_dict())
+    assert its.learn(batches(people=("a",)), 1e-3, 0, 0).loss.keys() == {"a"}
+    assert_equal(before, network.state_dict())
+    assert its.learn(batches(), 1e-3, 1, 0).loss.keys() == {"a", "b"}
+    assert not torch.equal(
+        before["decoders.b.face.0.convolution.weight"], network.state_dict()["decoders.b.face.0.convolution.weight"]
+    )
+
+
 # What breaks
 
 

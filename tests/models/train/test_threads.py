@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from models.train.threads import Threads, candidates
 
 
@@ -54,3 +56,13 @@ def test_a_given_count_is_not_touched() -> None:
     threads = Threads((3,), cores.use, lambda: cores.now)
     cores.run(threads, 1000)
     assert set(cores.history) == {3}
+
+
+def test_a_step_that_is_broken_off_is_no_trial() -> None:
+    cores = Cores({2: 0.9, 1: 0.1})
+    threads = Threads((2, 1), cores.use, lambda: cores.now)
+    for _ in range(4):
+        with pytest.raises(KeyError), threads.step():
+            raise KeyError
+    cores.run(threads, 10)
+    assert cores.history == [2] * 3 + [1] * 7
