@@ -21,7 +21,7 @@ from stages.decode import Decode
 from stages.detect import Config as DetectConfig
 from stages.detect import Detect
 from stages.geometry import apply, crop_matrix, density, invert, square_matrix
-from stages.landmarker import LEFT_EYE, RIGHT_EYE, MediaPipeFinder, Mesh
+from stages.landmarker import LEFT_EYE, RIGHT_EYE, Detection, MediaPipeFinder, Mesh
 from stages.puppets.portrait import astronaut_file
 
 
@@ -67,7 +67,7 @@ def test_they_are_where_they_were(
 ) -> None:
     picture, wanted = cut(photo, size, coverage, crop)
     (found,) = CropLandmarks(finder, coverage, crop)([picture])
-    # So few px are left of an eye that is 64 px away, and of a face that fills a sixth of 64 x 64.
+    # So few px are left of a face that fills a sixth of 64 x 64.
     assert error(found, wanted) < (0.03 if size * min(1, 1.5 / coverage) >= 64 else 0.06)
 
 
@@ -96,34 +96,47 @@ def test_a_head_s_crop_is_as_wide_as_geometry_says(photo: tuple[Array, Array]) -
 
 
 class Recorder:
-    """Sees a face in the middle of whatever it is shown."""
+    """Sees a face in the same place of whatever it is shown."""
 
     crop_size = 96
 
-    def __init__(self) -> None:
+    def __init__(self, points: Array) -> None:
         self.seen: list[Array] = []
+        self._points = np.asarray(points, np.float32)
 
-    def find(self, rgb: Array, min_score: float) -> list[object]:
+    def find(self, rgb: Array, min_score: float) -> list[Detection]:
         raise AssertionError
 
     def landmarks(self, crop: Array) -> Mesh:
         self.seen.append(crop)
-        return Mesh(np.full((478, 2), 47.5, np.float32), 1.0)
+        return Mesh(self._points, 1.0)
 
     def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("coverage", [0.5, 1.0, 1.4, 3.0])
 def test_the_middle_stays_the_middle(coverage: float) -> None:
-    recorder = Recorder()
+    recorder = Recorder(np.full((478, 2), 47.5))
     crop = np.zeros((50, 50, 3), np.uint8)
     crop[:] = np.arange(50, dtype=np.uint8)[None, :, None] * 5
-    (found,) = CropLandmarks(recorder, coverage)([crop])  # type: ignore[arg-type]  # its boxes are never asked for
+    (found,) = CropLandmarks(recorder, coverage)([crop])
     assert found is not None
     np.testing.assert_allclose(found, 24.5, atol=1e-4)
     (seen,) = recorder.seen
     assert seen.shape == (96, 96, 3)
     assert np.abs(seen[48, 40:56, 0].astype(float).mean() - 24.5 * 5) < 3
+
+
+def test_a_head_is_looked_at_again_where_its_face_is(photo: tuple[Array, Array]) -> None:
+    # Some eight px to the left of the middle, where a face should be in the second look.
+    points = cut(photo, 96, 1.4, "face")[1] - np.array([8, 0])
+    recorder = Recorder(points)
+    crop = np.zeros((96, 96, 3), np.uint8)
+    crop[:] = np.arange(96, dtype=np.uint8)[None, :, None] * 2
+    CropLandmarks(recorder, 1.0, "head")([crop])
+    first, second = (seen[48, 48, 0] / 2 for seen in recorder.seen)
+    scale = 1.4 / 1.5  # px of the crop in a px of what is looked at
+    assert first == pytest.approx(47.5, abs=1) and second == pytest.approx(47.5 - 8 * scale, abs=1.5)
 
 
 @pytest.mark.parametrize("crop", ["face", "head"])
