@@ -25,7 +25,7 @@ from models.train.show import Show
 from models.train.step import Diverged, Stopped
 from models.train.threads import Threads, candidates
 from models.train.world import World
-from pipeline.errors import WeightsError
+from pipeline.errors import UnderstudyError, WeightsError
 
 _REPORT_S = 0.5  # between two looks at where it is
 
@@ -244,13 +244,20 @@ class _Training:
         try:
             with self._threads.step():
                 with clock.waiting():
-                    batches = self._batches()
+                    batches = self._drawn()
                 session.learn(batches, session.rate(course))
         finally:
             if session.learner.parts > parts:
                 smaller = f"faces now go through the network in {session.learner.parts} parts a step"
                 self._event(OUT_OF_MEMORY, f"{session.device} is out of memory: {smaller}")
         clock.stepped()
+
+    def _drawn(self) -> dict[str, Batch]:
+        try:
+            return self._batches()
+        except UnderstudyError:  # a face or a worker is gone, but no weight has moved: what was learned is kept
+            self._save_if_possible()
+            raise
 
     def _batches(self) -> dict[str, Batch]:
         session, world = self._session, self._around.world

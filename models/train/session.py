@@ -260,6 +260,7 @@ def _recorded(facts: Mapping[str, str], config: recipe.Config, where: Path) -> R
     try:
         record, before = Record(**json.loads(facts.get("record", "{}"))), json.loads(facts.get("recipe", "{}"))
         losses, best = before.get("losses"), before.get("judge", {}).get("best")
+        lr = before.get("optimiser", {}).get("lr", config.optimiser.lr)
         counts, figures = (record.attempt, record.waited), (record.lowest, record.best)
         sound = all(type(count) is int and 0 <= count < 2**31 for count in counts)
         if not sound or not all(figure is None or math.isfinite(figure) for figure in figures):
@@ -268,6 +269,8 @@ def _recorded(facts: Mapping[str, str], config: recipe.Config, where: Path) -> R
         raise WeightsError(f"{where} holds no record of a training ({error}); restore an earlier model") from error
     if losses != asdict(config.losses):
         record.lowest = None
+    if lr != config.optimiser.lr:  # whoever chooses another step size means that one, not a half or a quarter of it
+        record.attempt = 0
     if best != config.judge.best:
         record.best, record.waited = None, 0
     return record

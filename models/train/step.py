@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from models.train.objective import Objective
 from models.train.optimisers import Descent
 from models.train.style import style_loss
 from models.train.world import World
-from pipeline.errors import RequirementError
+from pipeline.errors import RequirementError, WeightsError
 
 Terms = dict[str, dict[str, Tensor]]
 
@@ -242,8 +243,8 @@ class Learner:
         self._adversaries = _adversaries(self._model, self._sizes, self._config, self._device)
         if self._adversaries is not None:
             self._adversaries.restore(_below(state, "adversaries."))
-        if self._scaler.is_enabled() and (scaler := json.loads(facts.get("scaler", "{}"))):
-            self._scaler.load_state_dict(scaler)
+        if self._scaler.is_enabled() and (scaler := _scaling(facts.get("scaler", "{}"))):
+            self._scaler.load_state_dict(self._scaler.state_dict() | scaler)
         return tuple(notes)
 
 
@@ -263,6 +264,18 @@ def _adversaries(
 def _same_state(optimiser: str) -> tuple[str, ...]:
     """The optimisers whose state it can go on with."""
     return ("adam", "adamw") if optimiser in ("adam", "adamw") else (optimiser,)
+
+
+def _scaling(text: str) -> dict[str, float]:
+    """How far losses were scaled up, and for how many steps that has gone well; nothing where they were not."""
+    try:
+        said = json.loads(text)
+        scale, well = (float(said[name]) for name in ("scale", "_growth_tracker")) if said else (1.0, 0.0)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        raise WeightsError("the state holds no scale of the loss; restore an earlier model") from error
+    if not (0 < scale < math.inf and 0 <= well < 2**31):
+        raise WeightsError(f"the state's scale of the loss is {scale:g}, for {well:g} steps; restore an earlier model")
+    return {"scale": scale, "_growth_tracker": int(well)} if said else {}
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,11 +14,12 @@ from torch import nn
 from models import checkpoint, kept
 from models.faceset import FaceSet
 from models.train import data, loop
+from models.train.feed import Resident
 from models.train.loop import Around, train
 from models.train.recipe import Data, Judge, Safety
-from pipeline.errors import WeightsError
+from pipeline.errors import InputError, WeightsError
 from tests.faces import face_set
-from tests.models.train.trainings import CONFIG
+from tests.models.train.trainings import CONFIG, iterations
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,19 @@ def test_faces_that_are_held_out_share_the_memory(
     config = replace(CONFIG, iterations=1, data=Data(held_out=0.25, memory_mb=64), judge=Judge(every=9))
     train(config, many, tmp_path)
     assert sum(given) == pytest.approx(64) and sorted(given) == [8, 8, 24, 24]
+
+
+def test_a_face_that_is_gone_takes_nothing_with_it(
+    many: dict[str, FaceSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Resident.batches
+
+    def gone(feed: Resident, step: int) -> Any:
+        if step == 3:
+            raise InputError("a face can no longer be read")
+        return batches(feed, step)
+
+    monkeypatch.setattr(Resident, "batches", gone)
+    with pytest.raises(InputError, match="no longer be read"):
+        train(CONFIG, many, tmp_path)
+    assert iterations(tmp_path) == 3

@@ -354,6 +354,16 @@ def test_it_gives_up(tmp_path: Path) -> None:
     )
 
 
+def test_another_step_size_is_taken_at_its_word(tmp_path: Path) -> None:
+    session = taught(begun(tmp_path))
+    session.save(0)
+    session.take_back(Diverged("on purpose"))
+    session.save(0)
+    lr = CONFIG.optimiser.lr
+    assert begun(tmp_path).rate(0) == lr / 2
+    assert begun(tmp_path, replace(CONFIG, optimiser=Optimiser(lr=lr / 10))).rate(0) == lr / 10
+
+
 def test_a_collapse_is_a_breakdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = begun(tmp_path)
     Told(monkeypatch, *[1.0] * 25, *[7.9] * 1, *[1.0] * 25, {"a": 1.0, "b": 30.0})

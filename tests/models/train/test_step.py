@@ -18,7 +18,7 @@ from models.train.objective import Objective
 from models.train.recipe import Config, Losses, Memory, Optimiser
 from models.train.step import Diverged, Learner, Stopped
 from models.train.world import World
-from pipeline.errors import RequirementError
+from pipeline.errors import RequirementError, WeightsError
 from tests.models.train.trainings import CONFIG, batches, model
 
 FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -312,6 +312,17 @@ def test_what_a_state_does_not_hold_begins_anew(facts: dict[str, str]) -> None:
     assert [note for note in notes if "begins anew: it was lion" in note] == list(notes)
     assert len(notes) == (facts["optimiser"] == "lion")
     assert_equal(everything(network, its), fresh)
+
+
+@pytest.mark.parametrize("said", ["{", "[1]", "7", '{"scale": "x"}', '{"scale": 0, "_growth_tracker": 0}'])
+def test_a_scale_that_is_none_is_refused(said: str) -> None:
+    its = Learner(model(), (32, 32), CONFIG, torch.float16, World.alone())
+    its.learn(batches(), 1e-3, 0, 0)
+    state, facts = its.state()
+    its.restore(state, facts)
+    assert its.state()[1] == facts
+    with pytest.raises(WeightsError, match="scale of the loss"):
+        its.restore(state, facts | {"scaler": said})
 
 
 @pytest.mark.parametrize(("before", "now", "kept"), [("adam", "adamw", True), ("adam", "nadam", False)])
