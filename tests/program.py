@@ -6,11 +6,29 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
+from pipeline.__main__ import main
+
 
 class Program(Protocol):
     """Runs the program in this process: (exit code, standard output, standard error)."""
 
     def __call__(self, *argv: str | Path) -> tuple[int, str, str]: ...
+
+
+def in_this_process(capfd: pytest.CaptureFixture[str]) -> Program:
+    """The program's entry, called where the test runs."""
+
+    def run(*argv: str | Path) -> tuple[int, str, str]:
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as end:  # argparse
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
 
 
 def the_error(err: str) -> str:

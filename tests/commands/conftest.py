@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.__main__ import main
 from pipeline.errors import RequirementError
 from stages.puppets.portrait import astronaut_file
-from tests.program import Program
+from tests.program import Program, in_this_process
 
 
 @pytest.fixture
@@ -21,16 +20,7 @@ def program(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
     """The program, in an empty folder of its own."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def run(*argv: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main([str(word) for word in argv])
-        except SystemExit as end:  # argparse
-            code = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return in_this_process(capfd)
 
 
 @pytest.fixture(scope="session")
