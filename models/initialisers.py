@@ -1,6 +1,6 @@
 """What weights start from: functions that fill a tensor in place, drawing from torch's global generator.
 
-Weights are laid out as torch does: (outputs, inputs, height, width) for convolutions, (outputs, inputs) for dense layers.
+Weights are laid out as torch does: (outputs, inputs, height, width) for convolutions, (outputs, inputs) for dense ones.
 On the meta device they do nothing.
 """
 
