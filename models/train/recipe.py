@@ -163,8 +163,9 @@ class Optimiser:
     Attributes:
         name: "adam", "adamw", "rmsprop", "nadam", "adabelief" or "lion".
         lr: the step size; beta1, beta2, eps, weight_decay: as the algorithm's paper says, where it has them.
-        warmup: steps over which the step size rises from nothing.
-        lr_end: what share of `lr` is left at the session's end, after falling along half a cosine; 1 keeps it.
+        warmup: the model's first steps, over which the step size rises from nothing.
+        lr_end: what share of `lr` is left at the nearer end (`iterations` or `minutes`), after falling along half a
+            cosine; 1 keeps it.
         lr_dropout: share of the weights, drawn anew each step, that a step changes; 1 for all.
         clip: the gradient's greatest norm, all weights together; 0 for any.
         accumulate: a step's faces go through the network in so many parts, which takes less memory.

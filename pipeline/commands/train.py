@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from models.faceset import FaceSet
+    from models.train.clock import Progress as Step
     from models.train.loop import Around, Landmarks, TrainingResult
-    from models.train.loop import Progress as Step
     from models.train.recipe import Config
     from pipeline.progress import Progress
 

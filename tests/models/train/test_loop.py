@@ -23,7 +23,8 @@ from models.train import loop
 from models.train import step as step_module
 from models.train.journal import FILE as JOURNAL
 from models.train.journal import records
-from models.train.loop import Around, Progress, train, try_rates
+from models.train.clock import Progress
+from models.train.loop import Around, train, try_rates
 from models.train.objective import Objective
 from models.train.recipe import (
     OPTIMISERS,
