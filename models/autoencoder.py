@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,14 @@ class Autoencoder(nn.Module):
     def __init__(self, people: Sequence[str]) -> None:
         super().__init__()
         self.people = tuple(people)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but what is frozen also keeps its running statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def encode(self, x: Tensor) -> Tensor:
         """(N, 3, in, in) float 0..1 RGB of anybody to the code, of a shape that is the architecture's own."""

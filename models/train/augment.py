@@ -92,16 +92,7 @@ def throw(count: int, generator: Generator) -> dict[str, Tensor]:
 
 def plain(faces: FaceSource, chosen: Tensor, size: int) -> Tensor:
     """The faces at the places `chosen` as a model of `size` px sees them in a clip: (N, 3, size, size) float32 0..1."""
-    return _undistorted(faces, chosen, size, slice(0, 3))
-
-
-def plain_masks(faces: FaceSource, chosen: Tensor, size: int) -> Tensor:
-    """Where in the pictures of `plain` the faces are: (N, 1, size, size) float32 0..1."""
-    return _undistorted(faces, chosen, size, slice(3, 4))
-
-
-def _undistorted(faces: FaceSource, chosen: Tensor, size: int, channels: slice) -> Tensor:
-    pictures = faces.take(chosen)[:, :, :, channels].permute(0, 3, 1, 2).float() / 255
+    pictures = faces.take(chosen)[:, :, :, :3].permute(0, 3, 1, 2).float() / 255
     still = torch.tensor([[[faces.reach, 0, 0], [0, faces.reach, 0]]]).expand(len(chosen), 2, 3)
     return _sample(pictures, _places(still, size, (), pictures.device))
 

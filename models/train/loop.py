@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models import durable, kept, tensors
@@ -127,6 +128,7 @@ def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Ar
             durable.make_folder(folder)
             stack.enter_context(kept.claimed(folder))
         around.world.barrier()
+        around.world.broadcast(session.model.state_dict().values())  # whatever each of them has found
         yield stack.enter_context(_Training(config, session, faces, held, around))
 
 
@@ -238,7 +240,7 @@ class _Training:
     def _batches(self) -> dict[str, Batch]:
         session, world = self._session, self._around.world
         if self._feed is None:
-            config = replace(self._config, batch=max(1, self._config.batch // world.size), seed=session.seed)
+            config = replace(self._config, batch=self._config.batch // world.size, seed=session.seed)
             self._feed = open_feed(self._faces, session.sizes, config, session.device, world.rank)
         return self._feed.batches(session.iteration)
 
@@ -279,9 +281,18 @@ class _Training:
         done = self._session.save(self._clock.seconds)
         for what, name in done:
             self._show.event(what, name)
-        sheet = self._show.saved()
+        sheet = self._shown()
         self._around.on_progress(replace(self._clock.progress(), saved=True))
         return sheet
+
+    def _shown(self) -> Path | None:
+        """Pictures are worth no training: one that cannot be made is told of."""
+        assert self._show is not None
+        try:
+            return self._show.saved()
+        except (WeightsError, torch.OutOfMemoryError) as error:
+            self._event("not shown", f"the model is saved, but not shown: {error}")
+            return None
 
     def _save_if_possible(self) -> None:
         """A disk that is full now may not be so at the next save: what was learned is not given up for it."""

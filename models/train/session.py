@@ -82,6 +82,8 @@ class Session:
             ConfigError: settings that do not fit the model in `folder`, or an unknown architecture or option.
             WeightsError: the model is damaged, or has no training state.
         """
+        if config.batch % world.size:
+            raise ConfigError(f"train.batch must be a multiple of the {world.size} processes, not {config.batch}")
         device = world.device(config.device)
         dtype = tensors.choose_precision(config.precision, device)
         notes: tuple[str, ...] = ()

@@ -25,6 +25,8 @@ from pipeline.errors import RequirementError, WeightsError
 
 Terms = dict[str, dict[str, Tensor]]
 
+_LEAST_SCALE = 2.0**-10  # of the loss in fp16; it starts at 2^16, and each overflow halves it
+
 #: What errors say that have no class of their own: the CPU's, and libraries' that allocate past torch.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
@@ -181,6 +183,8 @@ class Learner:
             self._scaler.unscale_(self._descent)  # type: ignore[arg-type]
             self._scaler.step(self._descent, rate, generator)  # type: ignore[arg-type]
             self._scaler.update()
+            if self._scaler.get_scale() < _LEAST_SCALE:
+                raise Diverged("the gradient is no number, however small the loss is made")
         else:
             self._descent.step(rate, generator)
         against = self._teach_adversaries(batches, rate)

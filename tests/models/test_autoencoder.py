@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder, Decoded, Decoder, PerPerson, SharedDecoder, SharedEncoder
+from models.autoencoders import dlight
+from models.blocks import Layers
+from models.transfer import freeze
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +104,17 @@ def test_decoded_is_split_at_every_size() -> None:
     assert one.mask is not None
     assert torch.equal(one.mask, mask[:2])
     assert [d.mask for d in Decoded((small,)).split([1, 4])] == [None, None]
+
+
+def test_frozen_parts_keep_their_running_statistics() -> None:
+    config = dlight.PRESETS["sketch"]
+    model = dlight.build(config, ("a", "b"), Layers())
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and all(norm.training for norm in model.train().modules() if isinstance(norm, nn.BatchNorm2d))
+    freeze(model, ["decoders"])
+    model.train()
+    assert model.encoder.training and not any(norm.training for norm in norms)
+    before = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
+    with torch.no_grad():
+        model.swap(torch.rand(2, 3, config.input_size, config.input_size), "b")
+    assert all(torch.equal(a, norm.running_mean) for a, norm in zip(before, norms, strict=True))

@@ -19,11 +19,11 @@ from models.description import read as read_description
 from models.faceset import FaceSet
 from models.layer_options import LayerOptions
 from models.reports import identity
-from models.train import loop
+from models.train import clock, loop
 from models.train import step as step_module
+from models.train.clock import Progress
 from models.train.journal import FILE as JOURNAL
 from models.train.journal import records
-from models.train.clock import Progress
 from models.train.loop import Around, train, try_rates
 from models.train.objective import Objective
 from models.train.recipe import (
@@ -509,7 +509,7 @@ def test_it_saves_every_so_many_steps(sets: Sets, tmp_path: Path) -> None:
 
 def test_it_saves_every_so_many_minutes(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
     learn = Session.learn
 
     def a_minute(session: Session, *args: Any) -> None:
@@ -549,7 +549,7 @@ def test_what_is_shown_can_be_chosen(what: str, sets: Sets, tmp_path: Path) -> N
 
 
 def test_the_journal_says_where_it_is(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_REPORT_S", 0.0)
+    monkeypatch.setattr(clock, "_REPORT_S", 0.0)
     config = replace(CONFIG, monitor=replace(CONFIG.monitor, report_s=0.1), losses=Losses(gan=0.1), iterations=12)
     seen: list[Progress] = []
     train(config, sets, tmp_path, Around(seen.append))
@@ -773,3 +773,17 @@ def test_two_processes_stay_equal_and_end_together(sets: Sets, tmp_path: Path) -
 def assert_equal_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_pictures_that_cannot_be_made_end_no_training(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise WeightsError("no room for the preview")
+
+    monkeypatch.setattr("models.reports.preview.sheet", full)
+    told: list[str] = []
+    monitor = replace(CONFIG.monitor, preview=True)
+    result = train(replace(CONFIG, iterations=2, monitor=monitor), sets, tmp_path, Around(on_event=told.append))
+    assert result.description.iterations == 2 and result.preview is None
+    assert told and all("the model is saved, but not shown: no room for the preview" in line for line in told)
