@@ -135,6 +135,17 @@ def test_adversaries_see_everybody_at_once_in_any_case() -> None:
     assert_close(*found)
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_activations_are_forgotten_where_that_is_asked_for(forgets: bool) -> None:
+    config = replace(CONFIG, memory=Memory(checkpointing=forgets))
+    network = model(config)
+    passes = [0]
+    inner = network.decoders["a"].face[1].convolution  # type: ignore[index, union-attr]
+    inner.register_forward_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
+    learner(network, config).learn(batches(), 1e-3, 0, 0)
+    assert passes[0] == 1 + forgets
+
+
 @pytest.mark.parametrize(("architecture", "preset"), [("original", ""), ("unbalanced", "sketch"), ("saehd", "sketch")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_forgotten_activations_come_back_the_same(architecture: str, preset: str, precision: Any) -> None:
