@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models import checkpoint, description
 from models.autoencoder import Autoencoder
-from models.train import draws, loop
+from models.train import draws
 from models.train.batch import Batch
 from models.train.recipe import Config, Monitor, Optimiser
 from models.train.session import Session, fresh
@@ -41,7 +41,7 @@ CONFIG = Config(
 def model(config: Config = CONFIG, people: Sequence[str] = ("a", "b")) -> Autoencoder:
     """An untrained one, ready to be trained."""
     made, _ = fresh(config, people)
-    return made.train()  # type: ignore[no-any-return]
+    return made.train()
 
 
 def batches(size: int = 32, count: int = 4, people: Sequence[str] = ("a", "b"), seed: int = 0) -> dict[str, Batch]:
@@ -86,7 +86,7 @@ class AfterSteps:
             learn(session, *args)  # type: ignore[arg-type]
             self._left -= 1
 
-        monkeypatch.setattr(loop.Session, "learn", counting)
+        monkeypatch.setattr(Session, "learn", counting)
 
     def __call__(self) -> bool:
         return self._left <= 0
