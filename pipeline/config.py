@@ -223,6 +223,8 @@ class _Reader:
         if origin in (Union, types.UnionType):
             return self._union(kind, value, at, now)
         if origin is Literal:
+            if value is False and "off" in arguments:  # YAML 1.1 takes the word for false, people do not
+                return "off"
             if not any(value == a and type(value) is type(a) for a in arguments):
                 raise _wrong(at, kind, value)
             return value

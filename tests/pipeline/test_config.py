@@ -231,3 +231,15 @@ def test_rubbish_is_refused_with_one_line_or_taken(rubbish: Any) -> None:
             apply({key: rubbish})
         except ConfigError as error:
             assert key in str(error) and len(str(error).splitlines()) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bent:
+    warp: Literal["grid", "off"] = "grid"
+    codec: Literal["h264", "ffv1"] = "h264"
+
+
+def test_off_is_a_word_where_it_can_be_chosen() -> None:
+    assert config.apply(Bent(), config.read_overrides(["warp=off"]), HERE).warp == "off"  # YAML reads false
+    with pytest.raises(ConfigError, match="codec must be one of h264, ffv1, not false"):
+        config.apply(Bent(), config.read_overrides(["codec=off"]), HERE)
