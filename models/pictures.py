@@ -123,3 +123,10 @@ def square(picture: NDArray[Any], size: int) -> NDArray[Any]:
     if side == size:
         return middle
     return cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """An (H, W, 3) uint8 RGB picture as a PNG file's content."""
+    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done, "PNG takes any 8-bit picture"
+    return bytes(content.tobytes())

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import tensors
+from models import pictures, tensors
 from models.autoencoder import Autoencoder
 from models.durable import make_folder, replacing
 from models.reports.dated import called, thin_out
@@ -73,11 +73,9 @@ def sheet(model: Autoencoder, faces: Mapping[str, FaceSource], size: int, rows: 
 
 def write(file: Path, picture: Picture) -> Path:
     """Writes an (H, W, 3) uint8 RGB picture as a PNG, whole or not at all. Raises WeightsError."""
-    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done, "PNG takes any 8-bit picture"
     try:
         with replacing(file) as out:
-            out.write(content.tobytes())
+            out.write(pictures.png(picture))
     except OSError as error:
         raise WeightsError(f"the preview {file} cannot be written: {error}") from error
     return file

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models import pictures
 from models.durable import replacing
 from models.faceset import FaceRecord, FaceSet
 from models.reports.survey import CELL, PITCH_CELLS, YAW_CELLS, PersonSurvey, Survey
@@ -56,11 +57,9 @@ def draw(found: Survey, sets: Mapping[str, FaceSet]) -> Picture:
 
 def write(file: Path, picture: Picture) -> Path:
     """Writes an (H, W, 3) uint8 RGB picture as a PNG, whole or not at all. Raises InputError."""
-    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done, "PNG takes any 8-bit picture"
     try:
         with replacing(file) as out:
-            out.write(content.tobytes())
+            out.write(pictures.png(picture))
     except OSError as error:
         raise InputError(f"the survey {file} cannot be written: {error}") from error
     return file
