@@ -6,7 +6,8 @@ makes, or a folder of upright crops.
 
 It ends after --minutes or --iterations, when the held-out faces have not come out better for a while
 (train.judge.patience), or when it is stopped with Ctrl-C; in each case the model is saved first. MODEL/preview.png
-shows what it can do by now, MODEL/report.html how it got there; `understudy monitor MODEL` shows both while it trains.
+shows what it can do by now, MODEL/report.html how it got there, MODEL/survey.png which poses each person's faces have;
+`understudy monitor MODEL` shows it while it trains.
 Several GPUs: torchrun --nproc-per-node N -m pipeline train ..."""
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.faceset import FaceSet
     from models.train.clock import Progress as Step
     from models.train.loop import Around, Landmarks, TrainingResult
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 return _find(recipe, sets, args, around)
             return stopped.code
         if world.rank == 0:
-            _survey(sets, seen)
+            around = _with_picture(around, args.out, _survey(sets, seen))
         result = _train(recipe, sets, args.out, around, seen)
     if world.rank == 0:
         _report(result, args)
@@ -166,13 +170,30 @@ def _find(recipe: Config, sets: Mapping[str, FaceSet], args: argparse.Namespace,
     return 0
 
 
-def _survey(sets: Mapping[str, FaceSet], seen: _Seen) -> None:
-    """What the face sets lack, before hours are spent on them."""
-    from models.reports import survey
+def _survey(sets: Mapping[str, FaceSet], seen: _Seen) -> NDArray[np.uint8]:
+    """Says what the face sets lack, before hours are spent on them; gives the picture of it."""
+    from models.reports import survey, survey_picture
     from pipeline.logs import printable
 
-    for warning in survey.warnings(survey.survey(sets, seen.size / seen.coverage)):
+    found = survey.survey(sets, seen.size / seen.coverage)
+    for warning in survey.warnings(found):
         print(printable(f"note: {warning}"), file=sys.stderr)
+    return survey_picture.draw(found, sets)
+
+
+def _with_picture(around: Around, out: str, picture: NDArray[np.uint8]) -> Around:
+    """Also puts the survey's picture into the model's folder, once that is there to stay."""
+    from models.reports import survey_picture
+
+    tell = around.on_progress
+    waiting = [picture]
+
+    def told(step: Step) -> None:
+        if step.saved and waiting:
+            survey_picture.write(Path(out) / "survey.png", waiting.pop())
+        tell(step)
+
+    return replace(around, on_progress=told)
 
 
 class _Stop:

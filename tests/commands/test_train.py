@@ -128,7 +128,7 @@ def test_a_stopped_training_is_saved(
     assert isinstance(iterations, int) and iterations > 0
     assert signal.getsignal(number) == before
     assert during[0] in (signal.default_int_handler, _terminate), "a second one ends the program at once"
-    assert Path("model/preview.png").is_file()
+    assert Path("model/preview.png").is_file() and Path("model/survey.png").is_file()
 
 
 def test_the_search_for_a_step_size_can_be_stopped(
