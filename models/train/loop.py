@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models import durable, kept, tensors
 from models.description import ModelDescription
 from models.faceset import FaceSet, divided
-from models.reports.judge import Judge
+from models.reports.judge import Judge, Landmarks
 from models.train import data, finder
 from models.train.batch import Batch
 from models.train.clock import Clock, Progress
@@ -30,9 +28,6 @@ from pipeline.errors import UnderstudyError, WeightsError
 
 #: The event that faces go through the network in more parts from now on.
 OUT_OF_MEMORY = "out of memory"
-
-#: Crops, each (S, S, 3) uint8 RGB, to their landmarks, (478, 2) float32 px, or None where no face is found.
-Landmarks = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.float32] | None]]
 
 
 @dataclass(frozen=True, slots=True)

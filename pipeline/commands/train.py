@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.faceset import FaceSet
+    from models.reports.judge import Landmarks
     from models.train.clock import Progress as Step
-    from models.train.loop import Around, Landmarks, TrainingResult
+    from models.train.loop import Around, TrainingResult
     from models.train.recipe import Config
     from pipeline.progress import Progress
 
