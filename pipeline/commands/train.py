@@ -185,13 +185,17 @@ def _survey(sets: Mapping[str, FaceSet], seen: _Seen) -> NDArray[np.uint8]:
 def _with_picture(around: Around, out: str, picture: NDArray[np.uint8]) -> Around:
     """Also puts the survey's picture into the model's folder, once that is there to stay."""
     from models.reports import survey_picture
+    from pipeline.errors import InputError
 
     tell = around.on_progress
     waiting = [picture]
 
     def told(step: Step) -> None:
         if step.saved and waiting:
-            survey_picture.write(Path(out) / "survey.png", waiting.pop())
+            try:
+                survey_picture.write(Path(out) / "survey.png", waiting.pop())
+            except InputError as error:  # a picture is worth no training
+                around.on_event(str(error))
         tell(step)
 
     return replace(around, on_progress=told)

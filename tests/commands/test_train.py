@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.__main__ import _terminate
 from pipeline.commands import train
+from pipeline.errors import InputError
 from tests.faces import face_set, plain_folder
 from tests.program import Program, as_json, the_error
 
@@ -238,3 +239,14 @@ def test_a_model_that_is_none(program: Program, sets: tuple[str, str]) -> None:
     code, out, err = program("train", *sets, "-o", "model", *BARE)
     assert (code, out) == (5, "") and "model.json" in the_error(err)
     assert [entry.name for entry in Path("model").iterdir()] == ["model.json"]
+
+
+def test_a_survey_that_cannot_be_drawn_ends_no_training(
+    program: Program, sets: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise InputError("the survey cannot be written: no room")
+
+    monkeypatch.setattr("models.reports.survey_picture.write", full)
+    code, out, err = program("train", *sets, "-o", "model", *SMALL, "--iterations", "2")
+    assert code == 0 and "; 2 steps in all" in out and "the survey cannot be written: no room" in err
