@@ -39,7 +39,7 @@ class Clock:
     """Time and share of a session.
 
     Attributes:
-        steps: taken in this session, those that were taken back included; `faces_per_step` of all people.
+        steps: taken in this session, those that were taken back included.
         faces_per_s, waited_share: lately; the latter is the share of time in which data was waited for.
     """
 
@@ -47,8 +47,6 @@ class Clock:
         self._config = config
         self._session = session
         self._first = session.description.iterations
-        drawn = min(config.people_per_step or len(session.people), len(session.people))
-        self.faces_per_step = drawn * config.batch
         self._start = self._last_save = self._last_report = time.monotonic()
         self._last_saved = self._first
         self.steps = self._reported = 0
@@ -118,7 +116,7 @@ class Clock:
         now = time.monotonic()
         passed = now - self._last_report
         if self.steps > self._reported and passed > 0:
-            self.faces_per_s = self.faces_per_step * (self.steps - self._reported) / passed
+            self.faces_per_s = session.faces_per_step * (self.steps - self._reported) / passed
             self.waited_share = min(1.0, self._waited / passed)
             self._last_report, self._reported, self._waited = now, self.steps, 0.0
         steps = session.iteration - self._first

@@ -192,7 +192,7 @@ class _Training:
         if self._show is not None:
             self._show.end(ended, seconds)
         notes = session.notes + tuple(note for p, faces in self._faces.items() for note in _notes(p, faces))
-        rate = clock.faces_per_step * clock.steps / max(seconds, 1e-9)
+        rate = session.faces_per_step * clock.steps / max(seconds, 1e-9)
         return TrainingResult(session.saved, steps, seconds, rate, ended, sheet, notes, self._metrics)
 
     def try_rates(self) -> finder.Finding:

@@ -132,6 +132,12 @@ class Session:
         return self.description.input_size, self.description.output_size
 
     @property
+    def faces_per_step(self) -> int:
+        """Of everyone who takes part in a step, on all devices."""
+        everyone = len(self.people)
+        return min(self.config.people_per_step or everyone, everyone) * self.config.batch
+
+    @property
     def seed(self) -> int:
         """Of every draw; another one after each time that the training was taken back."""
         attempt = self.record.attempt
@@ -173,11 +179,10 @@ class Session:
         begun, safety = self.description, self.config.safety
         before = self.saved.iterations
         steps = self.iteration - begun.iterations
-        drawn = min(self.config.people_per_step or len(self.people), len(self.people))
         description = replace(
             begun,
             iterations=self.iteration,
-            faces=begun.faces + drawn * self.config.batch * max(0, steps),
+            faces=begun.faces + self.faces_per_step * max(0, steps),
             seconds=round(begun.seconds + seconds, 3),
             loss=dict(self.loss),
         )

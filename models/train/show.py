@@ -34,7 +34,6 @@ class Show:
     def begin(self) -> None:
         """A session begins."""
         session, config = self._session, self._config
-        drawn = min(config.people_per_step or len(session.people), len(session.people))
         self._observers.begin(
             Opening(
                 session.iteration,
@@ -42,7 +41,7 @@ class Show:
                 session.description.architecture,
                 config.preset,
                 config.batch,
-                drawn * config.batch,
+                session.faces_per_step,
                 str(session.device),
                 tensors.precision_name(session.dtype),
                 torch.get_num_threads(),
