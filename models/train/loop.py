@@ -19,7 +19,7 @@ from models.train.clock import Clock, Progress
 from models.train.feed import Feed, open_feed
 from models.train.journal import ROLLED_BACK
 from models.train.recipe import Config
-from models.train.session import Session
+from models.train.session import Record, Session
 from models.train.show import Show
 from models.train.step import Diverged, Stopped
 from models.train.threads import Threads, candidates
@@ -127,6 +127,15 @@ def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Ar
         yield stack.enter_context(_Training(config, session, faces, held, around))
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The last save: its step, the record as it was then, and the preview sheet that goes with it."""
+
+    iteration: int
+    record: Record
+    sheet: Path | None
+
+
 class _Training:
     """A session and what goes on around it."""
 
@@ -156,6 +165,7 @@ class _Training:
             session.notes += (f"the model is not judged: {few} has too few faces to hold some out, or held_out is 0",)
         self._metrics: dict[str, float] = {}
         self._feed: Feed | None = None
+        self._saved: _Saved | None = None
 
     def __enter__(self) -> _Training:
         return self
@@ -186,7 +196,7 @@ class _Training:
                 self._save_if_possible()
             if self._config.judge.every and session.iteration % self._config.judge.every == 0:
                 self._judged()
-        sheet = self._save()
+        sheet = self._save_in_the_end()
         seconds = clock.seconds
         steps = session.iteration - session.description.iterations
         if self._show is not None:
@@ -258,6 +268,7 @@ class _Training:
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+        self._saved = None
         self._clock.taken_back()
         self._event(ROLLED_BACK, sentence)
 
@@ -277,8 +288,16 @@ class _Training:
         for what, name in done:
             self._show.event(what, name)
         sheet = self._shown()
+        self._saved = _Saved(self._session.iteration, replace(self._session.record), sheet)
         self._around.on_progress(replace(self._clock.progress(), saved=True))
         return sheet
+
+    def _save_in_the_end(self) -> Path | None:
+        """Large models take long to write: not again where neither a step nor a judgement came since the last save."""
+        session, last = self._session, self._saved
+        if last is not None and (last.iteration, last.record) == (session.iteration, session.record):
+            return last.sheet
+        return self._save()
 
     def _shown(self) -> Path | None:
         """Pictures are worth no training: one that cannot be made is told of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -519,6 +520,62 @@ def test_it_saves_every_so_many_steps(sets: Sets, tmp_path: Path) -> None:
     assert [event["iteration"] for event in told(tmp_path) if event["what"] == "saved"] == saved
 
 
+class Saves:
+    """The step of each save, as it is tried."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.steps: list[int] = []
+        save = checkpoint.save
+
+        def counted(folder: Path, model: nn.Module, description: Any, *more: Any) -> Any:
+            self.steps.append(description.iterations)
+            return save(folder, model, description, *more)
+
+        patch.setattr(checkpoint, "save", counted)
+
+
+def test_what_was_just_saved_is_not_saved_again(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves = Saves(monkeypatch)
+    config = replace(CONFIG, safety=Safety(save_iterations=2), monitor=Monitor(report=False))
+    result = train(config, sets, tmp_path)
+    assert saves.steps == [0, 2, 4]
+    assert result.description == read_description(tmp_path) and result.preview == tmp_path / "preview.png"
+    train(config, sets, tmp_path)
+    assert saves.steps == [0, 2, 4, 4], "another session, with nothing saved yet"
+
+
+def test_a_judgement_after_the_last_save_is_saved(many: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a training that was ended by patience would begin again."""
+    Judged(monkeypatch, 0.5, 0.4)
+    saves = Saves(monkeypatch)
+    config = replace(CONFIG, iterations=100, judge=Judge(every=2, patience=1), safety=Safety(save_iterations=2))
+    assert train(config, many, tmp_path).ended == "patience"
+    assert saves.steps == [0, 2, 2, 4, 4]
+    assert train(config, many, tmp_path).steps == 0
+
+
+def test_what_was_taken_back_is_saved_in_the_end(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the weights are those of the last save: other draws come next."""
+    Spoiled(monkeypatch, lambda tried: tried == 2, BREAKDOWNS["NaN"][0])
+    saves = Saves(monkeypatch)
+    events: list[str] = []
+    config = replace(CONFIG, safety=Safety(save_iterations=2))
+    train(config, sets, tmp_path, Around(on_event=events.append, stop=lambda: bool(events)))
+    assert saves.steps == [0, 2, 2]
+    facts = checkpoint.load_state(tmp_path, read_description(tmp_path))[1]
+    assert json.loads(facts["record"])["attempt"] == 1
+
+
+def test_a_last_save_that_failed_is_made_in_the_end(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    Disk(monkeypatch, lambda: bool(happened(tmp_path)) and not events)
+    saves = Saves(monkeypatch)
+    train(replace(CONFIG, safety=Safety(save_iterations=4)), sets, tmp_path, Around(on_event=events.append))
+    assert len(events) == 1 and saves.steps == [0, 4, 4] and iterations(tmp_path) == 4
+
+
 def test_it_saves_every_so_many_minutes(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
@@ -579,7 +636,7 @@ def test_a_second_session_counts_its_own_share(sets: Sets, tmp_path: Path) -> No
     train(replace(CONFIG, iterations=2), sets, tmp_path)
     seen: list[Progress] = []
     train(replace(CONFIG, safety=Safety(save_iterations=1)), sets, tmp_path, Around(seen.append))
-    assert [progress.share for progress in seen if progress.saved] == [0.5, 1.0, 1.0]
+    assert [progress.share for progress in seen if progress.saved] == [0.5, 1.0]
 
 
 def test_what_could_not_be_used_is_told(sets: Sets, tmp_path: Path) -> None:
