@@ -156,6 +156,7 @@ class _Reading:
             take(iteration, record)
 
     def history(self, running: bool) -> History:
+        """What the lines came to; `running` says what has become of a session that nothing ended."""
         self._close("running" if running else "killed")
         return History(
             tuple(self._sessions), self._points.thinned(), tuple(self._judgements), tuple(self._events), self._recipe
@@ -234,12 +235,14 @@ class _Open:
         self._loss: Mapping[str, float] = {}
 
     def reached(self, iteration: int, seconds: float = 0.0, loss: Mapping[str, float] | None = None) -> None:
+        """The session was seen at this step, after so many seconds; an earlier step than the last counts for none."""
         self._steps += max(0, iteration - self.last)
         self.last = iteration
         self._seconds = max(self._seconds, seconds)
         self._loss = dict(list(loss.items())[:_NAMES]) if loss else self._loss
 
     def session(self, reason: str) -> Session:
+        """It as far as it is known, ended for this reason."""
         record = self._record
         people = record.get("people")
         named = tuple(_text(person) for person in people[:_NAMES]) if isinstance(people, list) else ()

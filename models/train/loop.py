@@ -177,6 +177,7 @@ class _Training:
             self._show.close()
 
     def run(self) -> TrainingResult:
+        """Trains until an end is reached, and sees that the model is saved."""
         session, clock = self._session, self._clock
         if self._leads:
             self._show = Show(self._config, session, self._faces)
@@ -206,6 +207,7 @@ class _Training:
         return TrainingResult(session.saved, steps, seconds, rate, ended, sheet, notes, self._metrics)
 
     def try_rates(self) -> finder.Finding:
+        """Steps of ever larger size, on weights that nobody keeps. Raises Stopped."""
         session = self._session
 
         def step(rate: float) -> float:

@@ -43,6 +43,7 @@ class _Foreach(torch.optim.Optimizer):
         raise NotImplementedError
 
     def gathered(self, weights: list[Tensor], key: str) -> list[Tensor]:
+        """What is remembered of each of the weights under `key`: the tensors themselves."""
         return [self.state[weight][key] for weight in weights]
 
 
@@ -61,6 +62,7 @@ class AdaBelief(_Foreach):
     zeros = ("exp_avg", "exp_avg_var")
 
     def update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """Mean and variance of the gradients, corrected for their start at zero; then a step along the mean."""
         (beta1, beta2), eps, rate = group["betas"], group["eps"], group["lr"]
         steps = [step.item() for step in self.gathered(weights, "step")]
         mean, variance = self.gathered(weights, "exp_avg"), self.gathered(weights, "exp_avg_var")
@@ -87,6 +89,7 @@ class Lion(_Foreach):
     zeros = ("exp_avg",)
 
     def update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """The vote first, with the momentum as it was; the momentum takes up the gradient after it."""
         (beta1, beta2), rate = group["betas"], group["lr"]
         momentum = self.gathered(weights, "exp_avg")
         if group["weight_decay"]:

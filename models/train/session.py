@@ -124,6 +124,7 @@ class Session:
 
     @property
     def people(self) -> tuple[str, ...]:
+        """Whom the model knows, in its own order."""
         return self.description.people
 
     @property
