@@ -8,7 +8,8 @@
     ├── StageError           4   a stage failed on a frame: names the stage, the clip and the frame
     ├── WeightsError         5   a model is missing, damaged or of another shape
     ├── PublishError         6   the finished file could not be put in its place
-    └── RequirementError     7   something this machine lacks (see `understudy doctor`)
+    ├── RequirementError     7   something this machine lacks (see `understudy doctor`)
+    └── TableError           8   the daemon's table of jobs cannot be read or written
 
 A message is one sentence for the person who has to act on it: what, where, what to do.
 Besides these the program exits with 130 after SIGINT, 143 after SIGTERM, and 141 (as `yes | head` does) when
@@ -32,6 +33,10 @@ class InputError(UnderstudyError, ValueError):
     """What the user gave cannot be used as it is."""
 
     exit_code = 3
+
+
+class ChangedError(InputError):
+    """The clip has been replaced or written to since it was taken."""
 
 
 class StageError(UnderstudyError, RuntimeError):
@@ -64,3 +69,9 @@ class RequirementError(UnderstudyError, ImportError):
     """This machine lacks something the task needs."""
 
     exit_code = 7
+
+
+class TableError(UnderstudyError, OSError):
+    """The daemon's table of jobs cannot be opened, read or written; `errno` says why where that is known."""
+
+    exit_code = 8

@@ -78,6 +78,27 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """From the parent to the door: the clip has gone through all stages and shall be published; `outcome` is its own.
+
+    `about` is the job's.
+    """
+
+    clip: Clip
+    outcome: Outcome
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """From the door to the parent: it is alive and has done so much of a job's `total` (None: not known)."""
+
+    job_id: int
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """Where an array lies: `offset` from the start of its frame's piece, shape and dtype (NumPy's type string)."""
 
@@ -86,10 +107,10 @@ class Placed:
     dtype: str
 
 
-Control: TypeAlias = Begin | End | Abort | Cancel | Ready | Broken | Opened | Ended | Job
+Control: TypeAlias = Begin | End | Abort | Cancel | Ready | Broken | Opened | Ended | Job | Finish | Finishing
 
 _WORDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Begin, End, Abort, Cancel, Ready, Broken, Opened, Ended, Job)
+    kind.__name__: kind for kind in (Begin, End, Abort, Cancel, Ready, Broken, Opened, Ended, Job, Finish, Finishing)
 }
 
 
@@ -125,6 +146,8 @@ def pack(message: Control) -> bytes:
         facts = {"clip": clip_to_json(message.clip)}
     else:
         facts = asdict(message)
+        if isinstance(message, Finish):
+            facts["clip"] = clip_to_json(message.clip)
     return json.dumps({"is": type(message).__name__, **facts}).encode()
 
 

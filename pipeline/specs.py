@@ -80,7 +80,9 @@ class Failure:
     """Why a clip ended without a result: the stage, its frame (None: before the first), and one sentence.
 
     `error` is the name of the exception's class, mostly one of `pipeline.errors`; `detail` is the traceback where the
-    failure was not foreseen, for the log.
+    failure was not foreseen, or the last lines that a process that died had written, for the log. `errno` is the
+    system's number for the cause where it has one (28: the disk is full); `signal` the one that killed the process.
+    `frame` counts from the start of the file.
     """
 
     stage: str
@@ -88,6 +90,8 @@ class Failure:
     reason: str
     error: str = "StageError"
     detail: str = ""
+    errno: int = 0
+    signal: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,21 @@ Allocate: TypeAlias = Callable[[tuple[int, ...], DTypeLike], Array]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One clip to convert: an absolute `source` path and the absolute `target` it shall be published as."""
+    """One clip to convert: an absolute `source` path and the absolute `target` it shall be published as.
+
+    Attributes:
+        work: the absolute folder in which the result is made in segments, so that a later run can go on with it (see
+            `pipeline.checkpoints`); empty: it is written in one go, beside the target.
+        segment_s: seconds of the clip that a segment holds, about; only with `work`.
+        about: what the report beside the result shall say besides, in JSON's types.
+    """
 
     id: int
     source: str
     target: str
+    work: str = ""
+    segment_s: float = 10.0
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,10 @@ class Clip:
     2.30), row by row, or None. `partial` is the temporary path that encode writes; the engine renames it to
     `target`. `frames` is an estimate for the progress bar, None where the container does not tell. `field_order` is
     FFmpeg's number for interlacing: 0 unknown, 1 progressive, 2 top field first, 3 bottom first, 4 and 5 mixed.
+
+    A clip with a `work` folder is made in segments of `segment` frames. Of one that an earlier run began, that run has
+    finished the first `kept` frames; this one's frame 0 is the file's frame `first`, and those before `kept` are made
+    once more only so that the stages are in the state in which they were (`pipeline.checkpoints`).
     """
 
     id: int
@@ -76,6 +90,10 @@ class Clip:
     duration_s: float | None = None
     video_stream: int = 0
     field_order: int = 0
+    work: str = ""
+    segment: int = 0
+    first: int = 0
+    kept: int = 0
 
     @property
     def picture_nbytes(self) -> int:
@@ -227,4 +245,23 @@ class Source(Stage, Protocol):
 
     def open(self, job: Job) -> Clip:
         """Opens and describes the clip; called right before the stage itself. Raises InputError."""
+        ...
+
+
+#: Called with what of a long task is done and what there is to do (None: not known), at least every few seconds.
+Pulse: TypeAlias = Callable[[int, int | None], None]
+
+
+class Finisher(Protocol):
+    """Makes the finished file of a clip that has gone through all stages, and makes sure that it is one.
+
+    Made once, in a process of its own. The door that calls it (`pipeline.door`) has the file synced and renamed.
+    """
+
+    def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        """Leaves the whole file at `clip.partial`, beside its target; says what is in it.
+
+        Raises:
+            PublishError: it could not be written, or is not what it should be.
+        """
         ...

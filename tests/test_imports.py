@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Standard library and NumPy, and imported by everyone.
-FLOOR = {"pipeline.types", "pipeline.pixels", "pipeline.messages", "pipeline.errors", "pipeline.publish"}
+FLOOR = {
+    *("pipeline.types", "pipeline.pixels", "pipeline.messages", "pipeline.errors", "pipeline.publish"),
+    "pipeline.checkpoints",
+}
 
 #: They see everything.
 TOP = ("pipeline.app", "pipeline.commands", "pipeline.__main__")
