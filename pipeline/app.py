@@ -16,6 +16,7 @@ from models import kept
 from models.description import ModelDescription
 from models.train import profiles, recipe
 from pipeline import config
+from pipeline.daemon import DaemonConfig
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.inbox import WatchConfig
@@ -38,7 +39,7 @@ class Settings:
 
     Attributes:
         model: the folder of the model that converts; the command line's --model comes before it.
-        watch: the watched folders.
+        daemon: of `understudy watch`; `watch` are its folders.
     """
 
     model: Path | None = None
@@ -52,6 +53,7 @@ class Settings:
     engine: EngineConfig = field(default_factory=EngineConfig)
     extract: collect.Config = field(default_factory=collect.Config)
     train: recipe.Config = field(default_factory=recipe.Config)
+    daemon: DaemonConfig = field(default_factory=DaemonConfig)
     watch: tuple[WatchConfig, ...] = ()
 
 
