@@ -11,6 +11,7 @@ import pytest
 
 from models.description import ModelDescription
 from pipeline import app, config
+from pipeline.daemon import DaemonConfig
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.inbox import WatchConfig
 from pipeline.specs import ProcessSpec, StageSpec
@@ -29,7 +30,8 @@ def a_model(folder: Path, **changes: object) -> Path:
 
 
 def test_the_annotated_file_is_the_defaults() -> None:
-    assert app.load_settings(str(DEFAULTS)) == app.Settings()
+    daemon = DaemonConfig(state=DEFAULTS.parent / ".understudy")  # what is relative in a file is so to its folder
+    assert app.load_settings(str(DEFAULTS)) == app.Settings(daemon=daemon)
 
 
 def test_the_annotated_file_names_every_key() -> None:
