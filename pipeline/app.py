@@ -6,9 +6,14 @@ another (the model's crop size, say) is put together here.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +25,7 @@ from pipeline.daemon import DaemonConfig
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.inbox import WatchConfig
+from pipeline.lanes import Station
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
 from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, pipes, receive, send, swap
@@ -108,6 +114,68 @@ def describe_model(settings: Settings) -> tuple[Path, ModelDescription]:
         people = " and ".join(found.people)
         raise ConfigError(f"the model {settings.model} knows {people}, not {settings.swap.to!r}; choose with --to")
     return settings.model, found
+
+
+def station(settings: Settings, folder: WatchConfig) -> Station:
+    """What the clips of a watched folder have in common: the settings with those that the folder has for itself.
+
+    Raises:
+        ConfigError, WeightsError: as `describe_model` and `engine`; settings of the folder's own that are none.
+    """
+    own = folder_settings(settings, folder)
+    place, model = describe_model(own)
+    specs = stage_specs(own)
+    process_table(own, specs)
+    unnamed = replace(own, swap=replace(own.swap, model=""))  # the same model in another folder is the same
+    shown = {spec.name: asdict(unnamed.swap if spec.name == "swap" else spec.config) for spec in specs}
+    shaping = {"model": model.digest, "stages": shown, "versions": versions()}
+    text = json.dumps(shaping, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    about = {
+        "model": {"folder": str(place), "digest": model.digest, "to": own.swap.to},
+        "settings": json.loads(text)["stages"],
+        "versions": versions(),
+    }
+
+    def make(device: str, halvings: int) -> Engine:
+        return engine(_on(own, device, halvings), sheets=settings.daemon.state / "sheets")
+
+    return Station(key, str(place), own.swap.to, own.swap.device, about, make)
+
+
+def folder_settings(settings: Settings, folder: WatchConfig) -> Settings:
+    """The settings with what one watched folder says for itself. Raises ConfigError."""
+    fixed = (*FIXED, "model", "watch", "daemon", "train", "extract", "swap.to")
+    try:
+        own = config.apply(settings, folder.settings, Path.cwd(), fixed)
+    except ConfigError as error:
+        raise ConfigError(f"the settings of the watched folder {folder.inbox}: {error}") from error
+    swapping = replace(own.swap, to=folder.to or own.swap.to)
+    # Frames of a file that are held back wait for the next as long as it takes: by the clock, a resumed clip could
+    # come out otherwise than an unbroken one.
+    aligning = replace(own.align, max_wait_ms=math.inf)
+    return replace(own, model=folder.model or own.model, swap=swapping, align=aligning)
+
+
+def _on(settings: Settings, device: str, halvings: int) -> Settings:
+    """The settings for one device, with less memory: first the ring's is halved, then the network's batches too."""
+    ring_mb = max(64, settings.engine.ring_mb >> halvings)
+    batch = max(1, settings.swap.batch >> max(0, halvings - 1))
+    return replace(
+        settings,
+        engine=replace(settings.engine, ring_mb=min(ring_mb, settings.engine.ring_mb)),
+        swap=replace(settings.swap, device=device, batch=batch),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of the program and of what its results depend on."""
+    names = ("understudy", "av", "mediapipe", "numpy", "opencv-python-headless", "torch")
+    found = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def stage_specs(
