@@ -151,6 +151,18 @@ def test_a_long_miss_stays_a_miss_and_frames_leave_as_soon_as_that_is_clear() ->
     assert filler.filled == 0
 
 
+def test_what_is_remembered_of_a_face_outlives_its_frames_memory() -> None:
+    """A frame that has left gives its memory back, and another picture's faces are written there."""
+    filler, out = GapFiller(hold=3), []
+    for index, x in enumerate([0.0, None, None, 30.0]):
+        shown = frame(index) if x is None else frame(index, face(x, track=7))
+        for left in filler.push(shown, {7: index} if x is None else {}):
+            out.append([f.landmarks[0, 0].item() for f in left.faces])
+            for gone in left.faces:
+                gone.landmarks[:] = -999
+    assert out == [[0], [10], [20], [30]]
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(0, 10)), max_size=30), st.integers(0, 3))
 def test_every_frame_comes_out_once_in_order_and_faces_seen_stay(seen: list[int | None], hold: int) -> None:
     filler = GapFiller(hold)
