@@ -203,7 +203,7 @@ class Writer:
 
     def _report(self) -> Report:
         clip, coding = self._clip, self._coding
-        found: Report = {"codec": self._codec.encoder, "pixel_format": coding.pixel_format}
+        found: Report = {"codec": self._codec.encoder, "pixel_format": coding.pixel_format, "span_s": self.span}
         if coding.pixel_format != coding.name:
             found["converted_from"] = clip.pixel_format.name
         if (coding.width, coding.height) != (clip.width, clip.height):
