@@ -35,7 +35,6 @@ _LARGEST = 64 << 20  # bytes of a file that is shown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="the folder that `understudy train -o` makes")
-    # As in pipeline.status.server, which loads more than a list of options should.
     parser.add_argument("--host", metavar="NAME", default="127.0.0.1", help="the address it can be reached at")
     parser.add_argument("--port", metavar="N", type=int, default=8385, help="its port; 0 for any that is free")
     parser.add_argument("--once", action="store_true", help="only prints where the training is")
@@ -51,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from pipeline.logs import printable
     from pipeline.status import training
+    from pipeline.status.listening import Listener
     from pipeline.status.server import Server
 
-    with Server(training.app(Files(Path(args.model))), args.host, args.port) as server:
+    with Server(training.app(Files(Path(args.model))), Listener.at(args.host, args.port)) as server:
         if not server.is_local:
             print("note: others on the network can reach this, and read along: it is not encrypted", file=sys.stderr)
         print(json.dumps({"url": server.url}) if args.json else printable(server.url), flush=True)

@@ -1,10 +1,8 @@
-"""The server of the pages: it listens where it was told to, takes little of the machine, and ends with a signal."""
+"""The server of the pages: it takes little of the machine, lets nobody hold all of it, and ends with a signal."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
 import secrets
 import socket
 from types import TracebackType
@@ -13,35 +11,31 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pipeline.errors import ConfigError
-from pipeline.status.access import Access, Guard
+from pipeline.status.access import Access, Guard, Terms
+from pipeline.status.listening import QUEUE, Listener
 
-HOST, PORT = "127.0.0.1", 8385
-
-_PATIENCE_S = 10.0  # in which a connection has to have asked for something
-_KEPT_S = 10  # for which it may wait before it asks for more
-_CONNECTIONS = 64
+_PATIENCE_S = 10.0  # in which a connection has to have asked for something, and then for something else
+_IDLE = 256  # connections that wait for somebody to ask, at most
+_BUSY = 64  # and that are being answered
+_AT_ONCE = 64  # connections that are taken before those that have been are heard; see _Impatient
 _LONGEST_HEAD = 16 * 1024  # bytes of a request's line and headers
 _END_S = 2  # for what is on its way when the end comes
 
 
 class Server:
-    """Serves an application to whoever has its token. It listens as soon as it is there; use it in a `with`.
+    """Serves an application to whoever has its token, where a `Listener` listens; use it in a `with`."""
 
-    Raises:
-        ConfigError: it cannot listen there.
-    """
-
-    def __init__(self, app: ASGIApp, host: str = HOST, port: int = PORT, token: str = "") -> None:
-        """Port 0 is any that is free. Without a `token` there is a new one, of 256 bits."""
-        self._socket = _listening(host, port)
-        self.port: int = self._socket.getsockname()[1]
-        self._token = token or secrets.token_urlsafe(32)
-        everywhere = self._address.is_unspecified
-        self._host = socket.gethostname() if everywhere else host
-        self.access = Access(self._token, f"understudy-{self.port}", self._host, everywhere)
+    def __init__(self, app: ASGIApp, at: Listener, token: str = "", terms: Terms = Terms()) -> None:  # noqa: B008  frozen
+        """Takes the listener over. Without a `token` there is a new one, of 256 bits."""
+        self._listener = at
+        self.port = at.port
+        self.is_local = at.is_local
+        token = token or secrets.token_urlsafe(32)
+        #: The address that lets one in.
+        self.url = f"{at.url}?token={token}"
+        self.access = Access(token, f"understudy-{self.port}", at.host, at.is_everywhere)
         settings = uvicorn.Config(
-            Guard(app, self.access),
+            Guard(app, self.access, terms),
             http=_Impatient,
             ws="none",
             lifespan="off",
@@ -50,31 +44,22 @@ class Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_keep_alive=_KEPT_S,
+            limit_concurrency=_IDLE + _BUSY + 1,
+            backlog=_AT_ONCE,
+            timeout_keep_alive=int(_PATIENCE_S),
             timeout_graceful_shutdown=_END_S,
             h11_max_incomplete_event_size=_LONGEST_HEAD,
         )
-        self._server = uvicorn.Server(settings)
+        self._server = _Patient(settings)
 
     @property
-    def url(self) -> str:
-        """The address that lets one in."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}/?token={self._token}"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self._address.is_loopback
-
-    @property
-    def _address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-        return ipaddress.ip_address(self._socket.getsockname()[0])
+    def started(self) -> bool:
+        """Whether it serves by now."""
+        return bool(self._server.started)
 
     def run(self) -> None:
-        """Serves until `stop`. SIGINT and SIGTERM end it, too, and then do what they did before."""
-        self._server.run(sockets=[self._socket])
+        """Serves until `stop`. In the main thread, SIGINT and SIGTERM end it, too, and then do what they did before."""
+        self._server.run(sockets=[self._listener.socket])
 
     def stop(self) -> None:
         """Lets `run` return soon; any thread may call it."""
@@ -82,7 +67,7 @@ class Server:
 
     def close(self) -> None:
         """No longer listens."""
-        self._socket.close()
+        self._listener.close()
 
     def __enter__(self) -> Server:
         return self
@@ -93,36 +78,58 @@ class Server:
         self.close()
 
 
+class _Patient(uvicorn.Server):
+    """Lets many wait to be taken, though few are taken at once: uvicorn knows one number for both."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(QUEUE)
+
+
 class _Impatient(H11Protocol):
-    """Closes connections that ask for nothing: there are only so many, and nobody shall hold them all."""
+    """A connection that is closed when it asks for nothing for a while, and at once where there are too many.
+
+    Whoever comes is always let in: where that is one too many, the one goes that has been idle for longest, those first
+    that never asked for anything. A request that is here in full is never given up. As few are taken at once, somebody
+    who asks as soon as he is connected is heard long before it would be his turn to go, however many come after him.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self._timer = self.loop.call_later(_PATIENCE_S, self._lose_patience)
+        self._rest()
+        self._make_room()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
+    @property
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _rest(self) -> None:
+        self._since = self.loop.time()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(_PATIENCE_S, self._lose_patience)
+
     def _lose_patience(self) -> None:
-        if self.cycle is None:  # no request has been read to its end
-            self.transport.close()
+        if not self._is_busy:
+            self.transport.abort()
 
-
-def _listening(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65535:  # which some resolvers take modulo 65536
-        raise ConfigError(f"a port is a number from 0 (any that is free) to 65535, not {port}")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=_CONNECTIONS)
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"the page cannot be served at {host}: that is no name or address of this machine") from error
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)  # create_server's own words are longer
-        raise ConfigError(
-            f"the page cannot be served at {host} port {port} ({reason}); choose another --port (0: any that is free) "
-            "or --host"
-        ) from error
+    def _make_room(self) -> None:
+        idle = [each for each in self.connections if isinstance(each, _Impatient) and not each._is_busy]
+        if len(idle) > _IDLE:
+            longest = min(idle, key=lambda each: (each.cycle is not None, each._since))
+            self.connections.discard(longest)  # so that it counts no more, though it is lost only in a moment
+            longest.transport.abort()

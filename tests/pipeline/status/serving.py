@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
+from pipeline.status.access import Terms
+from pipeline.status.listening import Listener
 from pipeline.status.server import Server
+
+LOOKING = Terms()
+FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +31,13 @@ class Answer:
 
 
 @contextmanager
-def serving(app: ASGIApp, host: str = "127.0.0.1") -> Iterator[Server]:
-    with Server(app, host, 0) as server:
+def serving(app: ASGIApp, host: str = "127.0.0.1", terms: Terms = LOOKING) -> Iterator[Server]:
+    with Server(app, Listener.at(host, 0), terms=terms) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
             deadline = time.monotonic() + 10
-            while not server._server.started and time.monotonic() < deadline:
+            while not server.started and time.monotonic() < deadline:
                 time.sleep(0.005)
             yield server
         finally:
@@ -41,9 +46,11 @@ def serving(app: ASGIApp, host: str = "127.0.0.1") -> Iterator[Server]:
             assert not thread.is_alive()
 
 
-def ask(server: Server, path: str = "/", method: str = "GET", **headers: str) -> Answer:
+def ask(server: Server, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
     """Without the token; header names have _ for -. `host` replaces the right one, "" leaves it out."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    if body:
+        headers = {"content_length": str(len(body)), **headers}
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -51,13 +58,19 @@ def ask(server: Server, path: str = "/", method: str = "GET", **headers: str) ->
             del given["host"]
         for name, value in given.items():
             connection.putheader(name, value)
-        connection.endheaders()
+        connection.endheaders(body or None)
         answer = connection.getresponse()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
     finally:
         connection.close()
 
 
-def ask_in(server: Server, path: str = "/", method: str = "GET", **headers: str) -> Answer:
+def ask_in(server: Server, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
     """With the token."""
-    return ask(server, path, method, authorization=f"Bearer {server.access.token}", **headers)
+    return ask(server, path, method, body, authorization=f"Bearer {server.access.token}", **headers)
+
+
+def post(server: Server, path: str, body: bytes = b"", **headers: str) -> Answer:
+    """As a program does, with the token, or with what `headers` say instead of it."""
+    given = {"authorization": f"Bearer {server.access.token}", "content_type": FORM, "content_length": str(len(body))}
+    return ask(server, path, "POST", body, **{name: value for name, value in (given | headers).items() if value != "-"})
