@@ -39,6 +39,10 @@ class ChangedError(InputError):
     """The clip has been replaced or written to since it was taken."""
 
 
+class ResumeError(InputError):
+    """What an earlier run left of a clip cannot be gone on with: it has to be made from its start."""
+
+
 class StageError(UnderstudyError, RuntimeError):
     """A stage failed while working on a clip."""
 
@@ -75,3 +79,9 @@ class TableError(UnderstudyError, OSError):
     """The daemon's table of jobs cannot be opened, read or written; `errno` says why where that is known."""
 
     exit_code = 8
+
+
+class DeviceError(UnderstudyError, RuntimeError):
+    """The GPU failed, and this process can use it no more: another one may."""
+
+    exit_code = 9

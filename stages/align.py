@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,7 +12,9 @@ from pipeline.errors import ConfigError
 from pipeline.types import Array, Clip, Face, Frame, Frames, Report
 from stages.crop import cut_out
 from stages.gaps import GapFiller
-from stages.geometry import apply, compose, crop_matrix, invert, stored_to_upright, umeyama
+from stages.geometry import apply, compose, crop_matrix, stored_to_upright
+from stages.memory import Bookmarks, Memory
+from stages.steady import Steady
 from stages.tracker import CutFinder, Tracker
 
 
@@ -30,7 +31,8 @@ class Config:
         memory: for how many frames a face may be missed and still keep its number.
         hold_misses: misses up to so many frames are bridged by interpolation; so many frames are held back at most
             while a face is missing (each keeps its place in the ring), none while all is well. 0 bridges nothing.
-        max_wait_ms: for how long held frames wait for the next one, so that a slow live source is not held up.
+        max_wait_ms: for how long held frames wait for the next one, so that a slow live source is not held up;
+            infinity: for ever, so that what comes of a file does not hang on time.
         smoothing: how far the crop's small tremors are damped, 0 (not at all) to 1; movement is followed at once.
     """
 
@@ -50,7 +52,7 @@ class Config:
             raise ConfigError(f"align.coverage must be from 0.25 to 8, not {self.coverage}")
         if not 0 <= self.start_score <= 1 or not 0 <= self.smoothing < 1:
             raise ConfigError("align.start_score must be from 0 to 1, and align.smoothing from 0 to below 1")
-        if self.memory < 0 or not 0 <= self.hold_misses <= 30 or self.max_wait_ms < 0:
+        if self.memory < 0 or not 0 <= self.hold_misses <= 30 or not self.max_wait_ms >= 0:
             raise ConfigError("align.memory and align.max_wait_ms cannot be negative; align.hold_misses is 0 to 30")
 
 
@@ -58,7 +60,7 @@ class Align:
     """Fills `track`, `frame_to_crop` and `aligned`; orders faces by track, drops those too faint to be followed.
 
     Reports how many faces were aligned, in how many tracks, how many of them bridge a miss, and how many cuts there
-    were.
+    were. Of a clip that an earlier run began, it knows again what that run knew, and reports on all of it.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"landmarks"})
@@ -69,34 +71,40 @@ class Align:
         self._config = config
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
+        """Raises PublishError where what is known cannot be saved, ResumeError where it is not there to go on with."""
         size = (clip.width, clip.height)
         to_upright, _ = stored_to_upright(clip.display_matrix, *size, clip.sample_aspect_ratio)
-        tracker = Tracker(self._config.start_score, self._config.memory)
-        gaps = GapFiller(self._config.hold_misses)
-        steady = Steady(self._config.smoothing)
-        aligned = cuts = 0
-        for frame, is_cut in self._followed(frames, tracker, gaps):
+        memory = self._memory()
+        bookmarks = Bookmarks(clip, memory)
+        for frame, is_cut in self._followed(frames, memory, bookmarks):
             if is_cut:
-                cuts += 1
-                steady.clear()
+                memory.cuts += 1
+                memory.steady.clear()
             in_order = sorted(frame.faces, key=_by_track)
-            faces = tuple(self._aligned(clip, frame, face, to_upright, steady) for face in in_order)
-            aligned += len(faces)
+            faces = tuple(self._aligned(clip, frame, face, to_upright, memory.steady) for face in in_order)
+            memory.faces += len(faces)
+            bookmarks.before_leaving(frame.index)
             yield frame.with_(faces=faces)
-        return {"faces": aligned, "tracks": tracker.started, "misses_filled": gaps.filled, "cuts": cuts}
+        return memory.report()
 
-    def _followed(self, frames: Frames, tracker: Tracker, gaps: GapFiller) -> Iterator[tuple[Frame, bool]]:
+    def _memory(self) -> Memory:
+        tracker = Tracker(self._config.start_score, self._config.memory)
+        return Memory(tracker, GapFiller(self._config.hold_misses), Steady(self._config.smoothing), CutFinder())
+
+    def _followed(self, frames: Frames, memory: Memory, bookmarks: Bookmarks) -> Iterator[tuple[Frame, bool]]:
         """Every frame in order with its faces numbered and gaps bridged; and whether a shot begins with it."""
-        cut_finder = CutFinder()
+        tracker, gaps = memory.tracker, memory.gaps
         cuts: set[int] = set()
+        due = 0
         wait_s = self._config.max_wait_ms / 1000
         while True:
             if len(gaps) and not frames.ready(wait_s):
                 yield from _marked(gaps.flush(), cuts)
+            bookmarks.before_taking(due)
             frame = next(frames, None)
             if frame is None:
                 break
-            if cut_finder.is_cut(frame.picture):
+            if memory.cut_finder.is_cut(frame.picture):
                 yield from _marked(gaps.flush(), cuts)
                 tracker.cut()
                 cuts.add(frame.index)
@@ -104,6 +112,7 @@ class Align:
             pairs = zip(frame.faces, numbers, strict=True)
             faces = tuple(face.with_(track=number) for face, number in pairs if number is not None)
             yield from _marked(gaps.push(frame.with_(faces=faces), tracker.missing()), cuts)
+            due = frame.index + 1
         yield from _marked(gaps.flush(), cuts)
 
     def _aligned(self, clip: Clip, frame: Frame, face: Face, to_upright: Array, steady: Steady) -> Face:
@@ -127,35 +136,3 @@ def _marked(frames: list[Frame], cuts: set[int]) -> Iterator[tuple[Frame, bool]]
     for frame in frames:
         yield frame, frame.index in cuts
         cuts.discard(frame.index)
-
-
-#: Tremor, as a share of the crop's side: what the landmarks of a still face shake by, measured on real clips.
-_TREMOR = 0.02
-
-
-class Steady:
-    """Damps the tremor of each track's crop: the nearer a new place is to the last one, the less it counts.
-
-    A step of d (in crop sides, the farthest corner's) is taken by 1 - smoothing * exp(-(d / tremor)^2): whole when
-    the face moves, a part of it when only the landmarks shake. The lag is so bounded to a fraction of the tremor.
-    """
-
-    def __init__(self, smoothing: float) -> None:
-        self._smoothing = smoothing
-        self._last: dict[int, tuple[int, Array]] = {}
-
-    def clear(self) -> None:
-        """Forgets where faces were: another shot begins."""
-        self._last.clear()
-
-    def __call__(self, track: int, index: int, upright_to_crop: Array, size: int) -> Array:
-        """The steadied upright_to_crop (2, 3) of the track's face in frame `index`; a similarity, as it was."""
-        corners = np.array([[0.0, 0.0], [size - 1.0, size - 1.0]])
-        now = apply(invert(upright_to_crop), corners)
-        self._last = {number: seen for number, seen in self._last.items() if seen[0] >= index - 1}
-        _, last = self._last.get(track, (index, now))
-        side = math.dist(now[0], now[1]) / math.sqrt(2)
-        step = max(math.dist(now[0], last[0]), math.dist(now[1], last[1])) / side
-        now = last + (now - last) * (1 - self._smoothing * math.exp(-((step / _TREMOR) ** 2)))
-        self._last[track] = (index, now)
-        return umeyama(now, corners)

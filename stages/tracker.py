@@ -8,7 +8,7 @@ two-threshold idea of ByteTrack (Zhang et al., ECCV 2022): a faint sighting may 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,19 @@ class Tracker:
         """Tracks that the last frame did not show, and for how many frames they have been missed."""
         return {track.number: track.misses for track in self._tracks if track.misses}
 
+    def snapshot(self) -> dict[str, Array]:
+        """What is remembered of the frames so far."""
+        tracks = [(t.number, t.misses, t.size, *t.centre.tolist(), *t.velocity.tolist()) for t in self._tracks]
+        return {"tracks": np.array(tracks, np.float64), "next": np.array(self._next, np.int64)}
+
+    def restore(self, known: Mapping[str, Array]) -> None:
+        """Knows again what `snapshot` said."""
+        self._next = int(known["next"])
+        self._tracks = [
+            _Track(int(number), np.array([x, y]), size, np.array([across, down]), int(misses))
+            for number, misses, size, x, y, across, down in known["tracks"].tolist()
+        ]
+
     def _pairs(self, faces: Sequence[Face], centres: list[Array]) -> list[tuple[float, int, _Track]]:
         """What may belong together: (cost, place of the face, track), the best first."""
         pairs = []
@@ -128,6 +141,14 @@ class CutFinder:
         a, b = now - now.mean(), last - last.mean()
         strength = math.sqrt(float((a * a).sum() * (b * b).sum()))
         return strength == 0.0 or float((a * b).sum()) / strength < _RESEMBLANCE
+
+    def snapshot(self) -> dict[str, Array]:
+        """What is remembered of the last picture; of none, where there was none."""
+        return {"thumbnail": np.empty((0, 0), np.float32) if self._last is None else self._last}
+
+    def restore(self, known: Mapping[str, Array]) -> None:
+        """Knows again what `snapshot` said."""
+        self._last = known["thumbnail"] if known["thumbnail"].size else None
 
 
 def _thumbnail(picture: Picture) -> Array:

@@ -16,7 +16,8 @@ from pipeline.errors import ConfigError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Array, Clip, Face, Frame, Picture, Pulled, Report
 from stages import geometry
-from stages.align import Align, Config, Steady
+from stages.align import Align, Config
+from stages.steady import Steady
 from tests.clips import MATRICES
 
 WIDTH, HEIGHT = 200, 160
@@ -164,6 +165,15 @@ def test_a_starved_ring_sets_held_frames_free() -> None:
     assert watched.asked == 3
     assert set(watched.waits) == {0.25}
     assert [len(frame.faces) for frame in made] == [1]
+
+
+def test_a_file_may_be_waited_for_without_end() -> None:
+    watched = Watched(frames_of([[face(80)], [], [face(92)]]))
+    out = list(Align(Config(max_wait_ms=math.inf))(clip(), watched))
+    assert [len(frame.faces) for frame in out] == [1, 1, 1]
+    assert watched.waits == [math.inf]
+    with pytest.raises(ConfigError, match=r"align\.max_wait_ms"):
+        Config(max_wait_ms=math.nan)
 
 
 def test_no_bridge_over_a_cut() -> None:
