@@ -105,14 +105,15 @@ class Detect:
             before, square = square, _Square.around(points)
             if square.is_near(before) and mesh.score >= _SURE:
                 break
-        landmarks = apply(invert(view.stored_to_upright), points)
+        # Rounded here as they are on the way to another process, so that nothing hangs on who shares one.
+        landmarks = apply(invert(view.stored_to_upright), points).astype(np.float32)
         low, high = landmarks.min(0), landmarks.max(0)
-        score = detection.score * mesh.score
+        score = float(np.float32(detection.score * mesh.score))
         if mesh.score < self._config.min_mesh_score or score < self._config.min_score:
             return None
         if max(high - low) < self._config.min_face_px or not _touches(low, high, view.picture):
             return None
-        return Face((float(low[0]), float(low[1]), float(high[0]), float(high[1])), score, landmarks.astype(np.float32))
+        return Face((*low.tolist(), *high.tolist()), score, landmarks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,14 @@ def test_a_far_face_is_looked_at_in_full_resolution() -> None:
     assert finder.peak > 225
 
 
+def test_a_face_is_the_same_in_another_process() -> None:
+    """Numbers travel as float32: they are that before, so that a tracker decides alike wherever it stands."""
+    eyes = np.array([[140.3, 100.7], [180.1, 104.2]])
+    picture = as_picture(marked(320, 240, eyes, 5), "rgb24")
+    (face,) = Detect(Config(), BlobFinder()).faces(clip_of(picture, sample_aspect_ratio=Fraction(4, 3)), picture)
+    assert [float(np.float32(number)) for number in (*face.box, face.score)] == [*face.box, face.score]
+
+
 def test_frames_pass_unchanged_and_are_counted() -> None:
     eyes = np.array([[140.0, 100.0], [180.0, 104.0]])
     with_face = as_picture(marked(320, 240, eyes, 5), "yuv420p")
@@ -247,6 +255,24 @@ def test_a_real_face_in_a_turned_clip(real: Detect, name: str | None) -> None:
     picture = as_picture(stored, "yuv444p")
     (face,) = real.faces(clip_of(picture, display_matrix=matrix), picture)
     np.testing.assert_allclose(face.landmarks, apply(invert(to_upright), seen.landmarks), atol=0.1)
+
+
+def test_a_real_face_is_found_alike_whatever_came_before(real: Detect) -> None:
+    """Nothing is remembered from picture to picture, so a clip may be gone on with anywhere."""
+    photo = np.ascontiguousarray(cv2.imread(str(astronaut_file()))[..., ::-1])
+    shown = [photo[:256, x : x + 320] for x in range(0, 192, 32)]
+    shown += [np.zeros_like(photo), cv2.flip(photo, 1), cv2.resize(photo, None, fx=0.4, fy=0.7)]
+    pictures = [as_picture(np.ascontiguousarray(rgb), "yuv420p") for rgb in shown]
+
+    def told(picture: Picture) -> list[tuple[object, ...]]:
+        faces = real.faces(clip_of(picture), picture)
+        return [(face.box, face.score, face.landmarks.tobytes()) for face in faces]
+
+    want = [told(picture) for picture in pictures]
+    assert sum(map(bool, want)) >= 7
+    for seed in range(3):
+        for place in np.random.default_rng(seed).permutation(len(pictures)):
+            assert told(pictures[place]) == want[place]
 
 
 @pytest.mark.parametrize("name", ["head_pose_male.gif", "sign_brother.mkv", "sign_eat.mkv"])
