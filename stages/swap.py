@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RequirementError
 from pipeline.types import Array, Clip, Face, Frame, Frames, Report
+from stages.device import faults_told, is_out_of_memory
 from stages.mask import soft_edged
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Config:
         threads: CPU threads of the network; 0 means all cores but one.
         mask: where the face is put: "given" (what the mask stage says), "learned" (what the model says, which must
             have learned it) or "both" (where both say so: the smaller of the two).
+        on_device_fault: what the daemon does once the GPU has failed: "restart" the stages on it, go on with the "cpu",
+            or "stop" taking clips.
     """
 
     model: str
@@ -60,16 +63,19 @@ class Config:
     max_wait_ms: float = 1000.0
     threads: int = 0
     mask: Literal["given", "learned", "both"] = "given"
+    on_device_fault: Literal["restart", "cpu", "stop"] = "restart"
 
     def __post_init__(self) -> None:
         if self.faces not in ("all", "largest"):
             raise ConfigError(f"swap.faces must be all or largest, not {self.faces!r}")
         if not 1 <= self.batch <= 1024:
             raise ConfigError(f"swap.batch must be from 1 to 1024, not {self.batch}")
-        if self.max_wait_ms < 0 or self.threads < 0:
+        if not self.max_wait_ms >= 0 or self.threads < 0:
             raise ConfigError("swap.max_wait_ms and swap.threads cannot be negative")
         if self.mask not in ("given", "learned", "both"):
             raise ConfigError(f"swap.mask must be given, learned or both, not {self.mask!r}")
+        if self.on_device_fault not in ("restart", "cpu", "stop"):
+            raise ConfigError(f"swap.on_device_fault must be restart, cpu or stop, not {self.on_device_fault!r}")
 
 
 class Made(NamedTuple):
@@ -96,6 +102,8 @@ class Network:
         self.device = tensors.choose_device(config.device)
         self.dtype = tensors.choose_precision(config.precision, self.device)
         self.precision = tensors.precision_name(self.dtype)
+        # Some of cuDNN's convolutions add up in any order: a clip that is gone on with shall come out as it began.
+        torch.backends.cudnn.deterministic = True
         self._model: Autoencoder
         self._model, self.description = checkpoint.load(config.model)
         if config.to not in self.description.people:
@@ -104,8 +112,9 @@ class Network:
         self._to = config.to
         if config.mask == "given":
             self._model.drop_masks()
-        self._model.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch = config.batch
+        with faults_told(self.device):
+            self._model.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.full_batch = self.batch = config.batch
         side = self.description.input_size
         # So that the first clip does not wait for it, and a model without what is asked for is refused now.
         made = self([np.zeros((side, side, 3), np.uint8)] * config.batch)
@@ -120,22 +129,33 @@ class Network:
 
         Raises:
             RequirementError: not even one face fits into the GPU's memory.
+            DeviceError: the GPU failed; nothing more will come of it in this process.
         """
-        import torch
-
         done: list[Made] = []
         while len(done) < len(crops):
-            try:
-                done.extend(self._run(crops[len(done) : len(done) + self.batch]))
-            except torch.cuda.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
-                if self.batch == 1:
-                    raise RequirementError(
-                        f"{self.device} has not enough free memory for one face; use swap.device cpu or a smaller model"
-                    ) from error
-                self.batch //= 2
-                log.warning("%s is out of memory: faces now go through in batches of %d", self.device, self.batch)
+            with faults_told(self.device):
+                try:
+                    done.extend(self._run(crops[len(done) : len(done) + self.batch]))
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._shrink(error)
         return done
+
+    def begin(self) -> None:
+        """Tries the full batch again: what becomes of a clip shall not hang on those before it."""
+        self.batch = self.full_batch
+
+    def _shrink(self, error: RuntimeError) -> None:
+        import torch
+
+        torch.cuda.empty_cache()
+        if self.batch == 1:
+            raise RequirementError(
+                f"{self.device} has not enough free memory for one face; use swap.device cpu or a smaller model"
+            ) from error
+        self.batch //= 2
+        log.warning("%s is out of memory: faces now go through in batches of %d", self.device, self.batch)
 
     def _run(self, crops: list[NDArray[np.uint8]]) -> list[Made]:
         import torch
@@ -255,6 +275,7 @@ class Swap:
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
         network = self._network
+        network.begin()
         queue = _Queue(network.description.input_size, self._config.max_wait_ms / 1000, self._config.faces == "largest")
         faces = batches = 0
         for frame in frames:
@@ -267,13 +288,16 @@ class Swap:
             faces += self._run(queue)
             batches += 1
         yield from queue.leave()
-        return {
+        report: Report = {
             "faces": faces,
             "batches": batches,
             "batch": network.batch,
             "device": str(network.device),
             "precision": network.precision,
         }
+        if network.batch < network.full_batch:
+            report["batch_reduced_from"] = network.full_batch
+        return report
 
     def _may_wait(self, queue: _Queue, frames: Frames) -> bool:
         patience = queue.patience_s()

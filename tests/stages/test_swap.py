@@ -18,7 +18,7 @@ from models import checkpoint
 from models.autoencoder import Decoded
 from models.autoencoders import dfaker, original
 from models.layer_options import LayerOptions
-from pipeline.errors import ConfigError, RequirementError, WeightsError
+from pipeline.errors import ConfigError, DeviceError, RequirementError, UnderstudyError, WeightsError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Clip, Face, Frame, Picture, Pulled
 from stages.blend import Blend
@@ -117,6 +117,22 @@ def test_batches_give_what_each_face_gives_alone(folder: Path, stage: Swap) -> N
             assert a.swapped is not None
             difference = a.swapped.astype(int) - by_hand(folder, crop.aligned)
             assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_face_comes_out_alike_in_any_company(folder: Path, precision: str) -> None:
+    """Whatever its place in a batch, its neighbours, how many there are, and the number of threads: to the bit."""
+    own = Swap(config(folder, batch=6, precision=precision))
+    crops = [seen.aligned for frame in frames([6]) for seen in frame.faces]
+    want = [made.picture for made in own._network(crops)]  # type: ignore[arg-type]
+    for seed in range(4):
+        torch.set_num_threads(1 + seed % 3)
+        rng = np.random.default_rng(seed)
+        some = rng.permutation(6)[: rng.integers(1, 7)]
+        got = own._network([crops[place] for place in some])  # type: ignore[misc]
+        for place, made in zip(some, got, strict=True):
+            np.testing.assert_array_equal(made.picture, want[place])
+    torch.set_num_threads(1)
 
 
 def test_a_frame_leaves_as_soon_as_its_last_face_is_done(stage: Swap) -> None:
@@ -236,11 +252,84 @@ def test_a_full_gpu_halves_the_batch(folder: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(network._model, "swap", only_two)
     out, report = run(small, Pulled(frames([5])))
-    assert report["batch"] == 2
+    assert (report["batch"], report["batch_reduced_from"]) == (2, 4)
     assert all(f.swapped is not None for f in out[0].faces)
+    monkeypatch.setattr(network._model, "swap", swap)
+    _, report = run(small, Pulled(frames([5])))
+    assert report["batch"] == 4, "what becomes of a clip does not hang on the one before"
+    assert "batch_reduced_from" not in report
     monkeypatch.setattr(network._model, "swap", lambda batch, to: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
     with pytest.raises(RequirementError, match="memory for one face"):
         run(small, Pulled(frames([1])))
+
+
+def failing(*errors: Exception) -> Callable[[torch.Tensor, str], Decoded]:
+    """A network that raises these one after the other."""
+    left = list(errors)
+
+    def swap(batch: torch.Tensor, to: str) -> Decoded:
+        raise left.pop(0)
+
+    return swap
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."),
+        torch.AcceleratorError("CUDA error: unspecified launch failure"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
+    ],
+    ids=str,
+)
+def test_a_failed_gpu_is_told_from_a_clip_that_fails(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Swap(config(folder))
+    monkeypatch.setattr(own._network._model, "swap", failing(error))
+    with pytest.raises(DeviceError, match=r"the GPU cpu failed .* set swap.device to cpu") as caught:
+        run(own, Pulled(frames([1])))
+    assert caught.value.__cause__ is error
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, UnderstudyError)
+    assert caught.value.exit_code == 9
+
+
+def test_a_fault_of_ours_is_no_fault_of_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Swap(config(folder))
+    monkeypatch.setattr(own._network._model, "swap", failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    with pytest.raises(RuntimeError, match="shapes") as caught:
+        run(own, Pulled(frames([1])))
+    assert not isinstance(caught.value, UnderstudyError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=str,
+)
+def test_whoever_runs_out_of_memory_goes_on_with_less(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Swap(config(folder))
+    swap, left = own._network._model.swap, [error]
+
+    def once(batch: torch.Tensor, to: str) -> Decoded:
+        if left:
+            raise left.pop()
+        return swap(batch, to)
+
+    monkeypatch.setattr(own._network._model, "swap", once)
+    out, report = run(own, Pulled(frames([3])))
+    assert report["batch"] == 2
+    assert all(f.swapped is not None for f in out[0].faces)
 
 
 @pytest.fixture(scope="module")
@@ -393,6 +482,8 @@ def striped(decode: Callable[[torch.Tensor, str], Decoded]) -> Callable[[torch.T
         ({"faces": "some"}, ConfigError, "swap.faces"),
         ({"max_wait_ms": -1}, ConfigError, "negative"),
         ({"mask": "drawn"}, ConfigError, "swap.mask must be given, learned or both, not 'drawn'"),
+        ({"on_device_fault": "pray"}, ConfigError, "swap.on_device_fault must be restart, cpu or stop, not 'pray'"),
+        ({"max_wait_ms": float("nan")}, ConfigError, "swap.max_wait_ms and swap.threads cannot be negative"),
         ({"mask": "learned"}, ConfigError, "has learned no mask; use swap.mask given, or train one"),
         ({"mask": "both"}, ConfigError, "has learned no mask"),
     ],
