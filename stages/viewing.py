@@ -7,13 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from pipeline.types import Array, Clip, Frame, Job, Pulled
-from stages.colour import small_rgb
 from stages.decode import Decode
-from stages.geometry import stored_to_upright
+from stages.upright import upright
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +26,7 @@ class View:
 
     def upright(self, height: int) -> Array:
         """(height, w, 3) uint8 RGB: turned, mirrored and stretched as the container asks, then brought to `height`."""
-        clip, picture = self.clip, self.frame.picture
-        _, (shown_w, shown_h) = stored_to_upright(
-            clip.display_matrix, picture.width, picture.height, clip.sample_aspect_ratio
-        )
-        scale = height / shown_h
-        stored, _ = small_rgb(picture, clip.colour, max(1, round(max(picture.width, picture.height) * scale)))
-        turn, size = stored_to_upright(clip.display_matrix, stored.shape[1], stored.shape[0], clip.sample_aspect_ratio)
-        if not np.array_equal(turn, np.eye(2, 3)):
-            stored = cv2.warpAffine(stored, turn, size, borderMode=cv2.BORDER_REPLICATE)
-        wanted = (max(1, round(shown_w * scale)), height)
-        return np.asarray(cv2.resize(stored, wanted, interpolation=cv2.INTER_AREA), np.uint8)
+        return upright(self.clip, self.frame.picture, height)
 
 
 def views(path: Path) -> Generator[View, None, None]:
