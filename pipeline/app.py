@@ -21,14 +21,29 @@ from models import kept
 from models.description import ModelDescription
 from models.train import profiles, recipe
 from pipeline import config
-from pipeline.daemon import DaemonConfig
+from pipeline.daemon_config import DaemonConfig
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.inbox import WatchConfig
 from pipeline.lanes import Station
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
-from stages import align, blend, collect, containers, decode, detect, encode, mask, pictures, pipes, receive, send, swap
+from stages import (
+    align,
+    blend,
+    collect,
+    containers,
+    decode,
+    detect,
+    encode,
+    finish,
+    mask,
+    pictures,
+    pipes,
+    receive,
+    send,
+    swap,
+)
 
 #: Keys that the program fills in itself: they follow from the model.
 FIXED = ("swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add")
@@ -140,7 +155,7 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     def make(device: str, halvings: int) -> Engine:
         return engine(_on(own, device, halvings), sheets=settings.daemon.state / "sheets")
 
-    return Station(key, str(place), own.swap.to, own.swap.device, about, make)
+    return Station(key, str(place), own.swap.to, own.swap.device, own.swap.on_device_fault, about, make)
 
 
 def folder_settings(settings: Settings, folder: WatchConfig) -> Settings:
@@ -239,15 +254,23 @@ def sender(descriptor: int, form: str) -> StageSpec:
     return StageSpec("send", "stages.send:Send", send.Config(pipes.Descriptor(descriptor), form))
 
 
-def engine(settings: Settings, specs: Sequence[StageSpec]) -> Engine:
-    """An engine for these stages, not started yet.
+def engine(settings: Settings, specs: Sequence[StageSpec] | None = None, sheets: Path | None = None) -> Engine:
+    """An engine for these stages (None: those of `stage_specs`), not started yet.
+
+    Args:
+        sheets: the folder for contact sheets of finished clips; None: none are made.
 
     Raises:
         ConfigError: the process table or the ring does not fit the stages.
     """
+    specs = stage_specs(settings) if specs is None else specs
     scratch_kb = max(settings.engine.scratch_kb, _scratch_kb(settings))
     table = process_table(settings, specs)
-    return Engine(specs, replace(settings.engine, processes=table, scratch_kb=scratch_kb))
+    finisher = None
+    if isinstance(specs[-1].config, encode.Config):  # files come out, not frames through a pipe
+        finishing = finish.Config(specs[-1].config, sheets="" if sheets is None else str(sheets))
+        finisher = StageSpec("publish", "stages.finish:Finish", finishing)
+    return Engine(specs, replace(settings.engine, processes=table, scratch_kb=scratch_kb), finisher)
 
 
 def _scratch_kb(settings: Settings) -> int:

@@ -65,6 +65,7 @@ class Station:
     Attributes:
         key: the digest of all that shapes the result: the model's weights and every setting of the stages.
         model: the model's folder; `to` whose face is put there; `device` "auto" or one that the settings name.
+        on_device_fault: what is done when its device fails: "restart", "cpu" or "stop" (see swap.Config).
         about: the same for reports.
         make: an engine that is not started yet, for a device, with memory halved so many times.
     """
@@ -73,6 +74,7 @@ class Station:
     model: str
     to: str
     device: str
+    on_device_fault: str
     about: Mapping[str, Any] = field(compare=False)
     make: Callable[[str, int], Engine] = field(compare=False, repr=False)
 

@@ -11,7 +11,7 @@ import pytest
 
 from models.description import ModelDescription
 from pipeline import app, config
-from pipeline.daemon import DaemonConfig
+from pipeline.daemon_config import DaemonConfig
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.inbox import WatchConfig
 from pipeline.specs import ProcessSpec, StageSpec
