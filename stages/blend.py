@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.types import Array, Clip, Colour, Face, Frame, Frames, Picture, Report
 from stages import blenders, registry
+from stages.live_preview import LivePreview
 from stages.paste import paste
 
 
@@ -50,9 +51,13 @@ class Blend:
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
         blended = 0
+        preview = LivePreview(clip.work) if clip.work else None
         for frame in frames:
+            before = preview.before(clip, frame.picture) if preview else None
             if self._opacity > 0.0:
                 blended += sum(self._blended(frame.picture, clip.colour, face) for face in frame.faces)
+            if preview and before is not None:
+                preview.after(clip, frame.picture, before)
             yield frame
         return {"blended": blended}
 
