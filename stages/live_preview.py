@@ -49,7 +49,9 @@ class LivePreview:
     def after(self, clip: Clip, picture: Picture, before: Array) -> None:
         """Writes the preview of a picture that has been edited since `before`; that it cannot fails nothing."""
         both = np.hstack((before, upright(clip, picture, before.shape[0])))
-        done, data = cv2.imencode(".jpg", both[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        done, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(both, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        )
         assert done, "JPEG takes every 8-bit RGB picture of this size"
         try:
             self._write(data.tobytes())
