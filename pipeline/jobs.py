@@ -8,7 +8,7 @@ the others are what that path held before it was replaced, and have ended.
        ^  ^               │
        │  └───release─────┘
        └──────retry────────────────────────── any that has ended and is current
-    waiting, running ──fail──> failed   ──block──> blocked   ──cancel──> cancelled
+    waiting, running ──fail──> failed   ──block──> blocked   ──cancel──> cancelled <──cancel── blocked
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.database import Damaged, Database, set_aside
 from pipeline.errors import ConfigError, TableError
 from pipeline.rows import ENDED, OPEN, Entry, Known, Mark, State
 
-__all__ = ["FILE", "Damaged", "Entry", "Known", "Mark", "RefusedError", "State", "Table", "set_aside"]
+__all__ = ["FILE", "Damaged", "Entry", "Known", "Mark", "Refused", "State", "Table", "set_aside"]
 
 #: What the table is called in the daemon's folder.
 FILE = "jobs.sqlite"
@@ -44,7 +44,7 @@ _CHANGES = ", ".join(f"{column} = ?" for column in rows.COLUMNS[rows.FIXED :])
 _UPDATE = f"UPDATE jobs SET {_CHANGES} WHERE id = ?"  # noqa: S608
 
 
-class RefusedError(TableError, ValueError):
+class Refused(TableError, ValueError):  # noqa: N818  the word says enough
     """There is no such job, or what is asked for cannot be done to a job in its state. Nothing has been changed."""
 
     exit_code = ConfigError.exit_code
@@ -64,7 +64,7 @@ _RELEASE = _Move("put back", frozenset({State.RUNNING}), State.WAITING)
 _FINISH = _Move("finished", frozenset({State.RUNNING}), State.DONE)
 _FAIL = _Move("failed", OPEN, State.FAILED)
 _BLOCK = _Move("blocked", OPEN, State.BLOCKED)
-_CANCEL = _Move("cancelled", OPEN, State.CANCELLED)
+_CANCEL = _Move("cancelled", OPEN | {State.BLOCKED}, State.CANCELLED)
 _RETRY = _Move("tried again", ENDED, State.WAITING)
 _WISH = _Move("told anything", frozenset({State.RUNNING}), None)
 _PRIORITISE = _Move("given a priority", OPEN | {State.BLOCKED}, None)
@@ -74,7 +74,7 @@ _RENEW = _Move("given another mark", frozenset(State), None)
 class Table:
     """The table, for the thread that opened it. Everything raises TableError where it cannot be read or written.
 
-    Whatever changes a job gives its entry as it is then, and raises RefusedError where that cannot be done.
+    Whatever changes a job gives its entry as it is then, and raises Refused where that cannot be done.
     """
 
     def __init__(self, held: Database, keep: int, clock: Callable[[], float]) -> None:
@@ -131,13 +131,13 @@ class Table:
     def accept(self, folder: str, source: str, target: str, mark: Mark, priority: int, seen: float) -> Entry:
         """A new job for what the path holds now. What it held before is not current any more, and not begun any more.
 
-        Raises RefusedError where that is running.
+        Raises Refused where that is running.
         """
         now = self._clock()
         with self._held.writing():
             before = self.current(source)
             if before is not None and before.state is State.RUNNING:
-                raise RefusedError(f"job {before.id} is running on {source}; nothing else can be made of that path")
+                raise Refused(f"job {before.id} is running on {source}; nothing else can be made of that path")
             if before is not None:
                 self._retire(before, REPLACED, now)
             new = Entry(0, folder, source, target, State.WAITING, mark, priority, seen=seen, accepted=now)
@@ -149,11 +149,11 @@ class Table:
     def put(self, entry: Entry) -> Entry:
         """A row for what ended before the table was lost; it keeps its number where that is free.
 
-        Raises RefusedError where the path has a job, or the entry has not ended.
+        Raises Refused where the path has a job, or the entry has not ended.
         """
         with self._held.writing():
             if entry.state in OPEN or not entry.current or self.current(entry.source) is not None:
-                raise RefusedError(f"{entry.source} cannot be entered as {entry.state}")
+                raise Refused(f"{entry.source} cannot be entered as {entry.state}")
             free = 0 < entry.id < 2**40 and self.entry(entry.id) is None
             return replace(entry, id=self._insert(entry if free else replace(entry, id=0)))
 
@@ -197,13 +197,13 @@ class Table:
         return self._move(number, _CANCEL, lambda job: replace(job, reason=reason, ended=now, wish=""))
 
     def withdraw(self, number: int, now: float) -> Entry:
-        """Somebody wants a job cancelled: one that waits is, for one that runs the wish is noted."""
+        """Somebody wants a job cancelled: one that waits or is blocked is, for one that runs the wish is noted."""
         with self._held.writing():
             running = self._must(number).state is State.RUNNING
             return self.wish(number, "cancel") if running else self.cancel(number, CANCELLED, now)
 
     def retry(self, number: int) -> Entry:
-        """A job that has ended is done anew. Raises RefusedError where its path holds another clip, or none, by now."""
+        """A job that has ended is done anew. Raises Refused where its path holds another clip, or none, by now."""
 
         def change(job: Entry) -> Entry:
             fresh = replace(job, frames=0, seconds=0.0, digest="", ended=0.0)
@@ -216,9 +216,9 @@ class Table:
         return self._move(number, _WISH, lambda job: replace(job, wish=what))
 
     def prioritise(self, number: int, priority: int) -> Entry:
-        """Changes whose turn it is. Raises RefusedError also for less than -1,000,000 or more than that."""
+        """Changes whose turn it is. Raises Refused also for less than -1,000,000 or more than that."""
         if abs(priority) > _MOST:
-            raise RefusedError(f"a priority is from {-_MOST} to {_MOST}, not {priority}")
+            raise Refused(f"a priority is from {-_MOST} to {_MOST}, not {priority}")
         return self._move(number, _PRIORITISE, lambda job: replace(job, priority=priority))
 
     def replace_mark(self, number: int, mark: Mark) -> Entry:
@@ -226,7 +226,7 @@ class Table:
         return self._move(number, _RENEW, lambda job: replace(job, mark=mark))
 
     def vanish(self, numbers: Collection[int]) -> None:
-        """These clips are not where they were: the rows are current no more, those that wait are cancelled.
+        """These clips are not where they were: the rows are current no more, those that wait or are blocked are cancelled.
 
         Running ones stay as they are: they end first. Unknown ones are passed over.
         """
@@ -333,22 +333,22 @@ class Table:
         with self._held.writing():
             job = self._must(number)
             if job.state not in move.before:
-                raise RefusedError(f"job {number} cannot be {move.called}: it is {job.state}")
+                raise Refused(f"job {number} cannot be {move.called}: it is {job.state}")
             if move.after in OPEN and not job.current:
-                raise RefusedError(f"job {number} cannot be {move.called}: its clip is gone or was replaced")
+                raise Refused(f"job {number} cannot be {move.called}: its clip is gone or was replaced")
             changed = replace(change(job), state=move.after or job.state)
             self._update(changed)
             return changed
 
     def _retire(self, entry: Entry, reason: str, now: float) -> None:
-        if entry.state is State.WAITING:
+        if entry.state in (State.WAITING, State.BLOCKED):
             entry = self.cancel(entry.id, reason, now)
         self._update(replace(entry, current=False))
 
     def _must(self, number: int) -> Entry:
         entry = self.entry(number)
         if entry is None:
-            raise RefusedError(f"there is no job {number}")
+            raise Refused(f"there is no job {number}")
         return entry
 
     def _insert(self, entry: Entry) -> int:

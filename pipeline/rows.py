@@ -111,7 +111,7 @@ SCHEMA = Schema(
             reason BLOB NOT NULL, failure TEXT, frames INTEGER NOT NULL, seconds REAL NOT NULL, digest TEXT NOT NULL,
             seen REAL NOT NULL, accepted REAL NOT NULL, claimed REAL NOT NULL, ended REAL NOT NULL,
             wish TEXT NOT NULL, current INTEGER NOT NULL,
-            CHECK (current OR state NOT IN ('waiting', 'running'))
+            CHECK (current OR state NOT IN ('waiting', 'running', 'blocked'))
         )""",
         "CREATE UNIQUE INDEX current_source ON jobs (source) WHERE current",
         "CREATE INDEX current_target ON jobs (target) WHERE current",

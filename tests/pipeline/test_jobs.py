@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline import database
 from pipeline.errors import TableError
-from pipeline.jobs import CANCELLED, GONE, REPLACED, Damaged, Entry, Mark, RefusedError, State, Table, set_aside
+from pipeline.jobs import CANCELLED, GONE, REPLACED, Damaged, Entry, Mark, Refused, State, Table, set_aside
 from pipeline.rows import ENDED
 
 MARK = Mark(1000, 1_790_000_000_000_000_000, 7)
@@ -106,8 +106,8 @@ MOVES: dict[str, tuple[Callable[[Table], Entry], set[State]]] = {
     "finish": (lambda table: table.finish(1, 1, 1.0, "", 1.0), {State.RUNNING}),
     "fail": (lambda table: table.fail(1, "", None, 1.0), {State.WAITING, State.RUNNING}),
     "block": (lambda table: table.block(1, "", 1.0), {State.WAITING, State.RUNNING}),
-    "cancel": (lambda table: table.cancel(1, "", 1.0), {State.WAITING, State.RUNNING}),
-    "withdraw": (lambda table: table.withdraw(1, 1.0), {State.WAITING, State.RUNNING}),
+    "cancel": (lambda table: table.cancel(1, "", 1.0), {State.WAITING, State.RUNNING, State.BLOCKED}),
+    "withdraw": (lambda table: table.withdraw(1, 1.0), {State.WAITING, State.RUNNING, State.BLOCKED}),
     "retry": (lambda table: table.retry(1), set(ENDED)),
     "wish": (lambda table: table.wish(1, "cancel"), {State.RUNNING}),
     "prioritise": (lambda table: table.prioritise(1, 5), {State.WAITING, State.RUNNING, State.BLOCKED}),
@@ -122,7 +122,7 @@ def test_what_may_be_done_to_a_job_in_which_state(table: Table, move: str, state
     if state in allowed:
         assert act(table) == table.entry(1)
         return
-    with pytest.raises(RefusedError, match=f"job 1 cannot be .*: it is {state}") as refused:
+    with pytest.raises(Refused, match=f"job 1 cannot be .*: it is {state}") as refused:
         act(table)
     assert isinstance(refused.value, TableError) and refused.value.exit_code == 2
     assert table.entry(1) == before
@@ -130,7 +130,7 @@ def test_what_may_be_done_to_a_job_in_which_state(table: Table, move: str, state
 
 @pytest.mark.parametrize("move", MOVES)
 def test_nothing_is_done_to_a_job_that_is_not_there(table: Table, move: str) -> None:
-    with pytest.raises(RefusedError, match="there is no job 1"):
+    with pytest.raises(Refused, match="there is no job 1"):
         MOVES[move][0](table)
     assert table.entry(1) is None and table.entry(0) is None and table.entry(2**70) is None
 
@@ -142,14 +142,14 @@ def test_a_path_with_another_clip_is_another_job(table: Table) -> None:
     old = table.entry(1)
     assert old == replace(first, state=State.CANCELLED, reason=REPLACED, ended=50.0, current=False)
     table.claim(2, 60.0)
-    with pytest.raises(RefusedError, match=r"job 2 is running on /in/a\.mp4"):
+    with pytest.raises(Refused, match=r"job 2 is running on /in/a\.mp4"):
         add(table)
     table.finish(2, 1, 1.0, "", 60.0)
     add(table)
     second_now = table.entry(2)
     assert second_now is not None and (second_now.state, second_now.current) == (State.DONE, False)
     for number in (1, 2):
-        with pytest.raises(RefusedError, match="its clip is gone or was replaced"):
+        with pytest.raises(Refused, match="its clip is gone or was replaced"):
             table.retry(number)
 
 
@@ -159,7 +159,7 @@ def test_clips_that_are_gone(table: Table) -> None:
     for state, job in jobs.items():
         now = table.entry(job.id)
         assert now is not None
-        if state is State.WAITING:
+        if state in (State.WAITING, State.BLOCKED):
             assert now == replace(job, state=State.CANCELLED, reason=GONE, ended=50.0, current=False)
         else:
             assert now == replace(job, current=state is State.RUNNING)
@@ -202,7 +202,7 @@ def test_whose_turn_it_is(table: Table) -> None:
     assert [job.id for job in table.waiting(99.0, 2)] == [4, 3]
     assert (table.next_due(50.0), table.next_due(100.0)) == (100.0, None)
     assert [job.id for job in table.waiting(100.0, 2)] == [4, 2]
-    with pytest.raises(RefusedError, match="a priority is from"):
+    with pytest.raises(Refused, match="a priority is from"):
         table.prioritise(4, 10**30)
 
 
@@ -246,7 +246,7 @@ def test_rows_of_paths_that_hold_something_else_are_kept_up_to_a_limit(path: Pat
 
 
 def test_all_or_nothing(table: Table) -> None:
-    with pytest.raises(RefusedError), table.together():
+    with pytest.raises(Refused), table.together():
         add(table)
         table.claim(1, 1.0)
         table.claim(1, 1.0)
@@ -264,7 +264,7 @@ def test_what_was_done_before_the_table_was_lost(table: Table) -> None:
     assert table.put(other).id == 13  # the number is taken
     assert table.put(replace(other, id=2**62, source="/in/c")).id == 14
     for refused in (done, replace(done, source="/in/d", state=State.WAITING)):
-        with pytest.raises(RefusedError, match="cannot be entered"):
+        with pytest.raises(Refused, match="cannot be entered"):
             table.put(refused)
     assert add(table, "e").id == 15
 
@@ -320,11 +320,11 @@ class Machine(RuleBasedStateMachine):
         self.now += 1
         before, mark = self.holds(path), Mark(size, 0, 0)
         if before is not None and before.state is State.RUNNING:
-            with pytest.raises(RefusedError):
+            with pytest.raises(Refused):
                 self.table.accept("/in", path, path, mark, priority, 0.0)
             return
         if before is not None:
-            waited = before.state is State.WAITING
+            waited = before.state in (State.WAITING, State.BLOCKED)
             end = replace(before, state=State.CANCELLED, reason=REPLACED, ended=self.now) if waited else before
             self.model[before.id] = replace(end, current=False)
         job = self.table.accept("/in", path, path, mark, priority, 0.0)
@@ -339,7 +339,7 @@ class Machine(RuleBasedStateMachine):
         allowed = job.state in MOVES[move][1] and (job.current or move != "retry")
         self.now += 1
         if not allowed:
-            with pytest.raises(RefusedError):
+            with pytest.raises(Refused):
                 self.do(move, job)
             return
         self.model[number] = self.do(move, job)
@@ -384,7 +384,7 @@ class Machine(RuleBasedStateMachine):
         if job is None:
             return
         self.table.vanish([job.id])
-        if job.state is State.WAITING:
+        if job.state in (State.WAITING, State.BLOCKED):
             job = replace(job, state=State.CANCELLED, reason=GONE, ended=self.now)
         self.model[job.id] = replace(job, current=job.state is State.RUNNING)
 
