@@ -95,15 +95,14 @@ class Align:
         """Every frame in order with its faces numbered and gaps bridged; and whether a shot begins with it."""
         tracker, gaps = memory.tracker, memory.gaps
         cuts: set[int] = set()
-        due = 0
         wait_s = self._config.max_wait_ms / 1000
         while True:
             if len(gaps) and not frames.ready(wait_s):
                 yield from _marked(gaps.flush(), cuts)
-            bookmarks.before_taking(due)
             frame = next(frames, None)
             if frame is None:
                 break
+            bookmarks.before_following(frame.index)
             if memory.cut_finder.is_cut(frame.picture):
                 yield from _marked(gaps.flush(), cuts)
                 tracker.cut()
@@ -112,7 +111,6 @@ class Align:
             pairs = zip(frame.faces, numbers, strict=True)
             faces = tuple(face.with_(track=number) for face, number in pairs if number is not None)
             yield from _marked(gaps.push(frame.with_(faces=faces), tracker.missing()), cuts)
-            due = frame.index + 1
         yield from _marked(gaps.flush(), cuts)
 
     def _aligned(self, clip: Clip, frame: Frame, face: Face, to_upright: Array, steady: Steady) -> Face:

@@ -56,26 +56,25 @@ class Bookmarks:
     """Where one clip can be gone on with: keeps the latest snapshot, saves it at each segment's first frame."""
 
     def __init__(self, clip: Clip, memory: Memory) -> None:
-        """Fills `memory` with what an earlier run of the clip knew, where there was one.
+        self._clip = clip
+        self._memory = memory
+        self._segment = clip.segment if clip.work else 0
+        self._latest: tuple[int, dict[str, Array]] = (0, {})
+
+    def before_following(self, index: int) -> None:
+        """Before each frame counts. Before the first, fills the memory with what an earlier run knew, if there was one.
 
         Raises:
             ResumeError: that is not there, or is not for the frame with which the clip goes on.
             PublishError: it cannot be read.
         """
-        self._clip = clip
-        self._memory = memory
-        self._segment = clip.segment if clip.work else 0
-        self._latest: tuple[int, dict[str, Array]] = (0, {})
-        if clip.kept:
+        if index == 0 and self._clip.kept:
             self._restore()
-
-    def before_taking(self, index: int) -> None:
-        """Before each frame."""
         if self._segment and not len(self._memory.gaps):
             self._latest = (index, self._memory.snapshot(index))
 
     def before_leaving(self, index: int) -> None:
-        """Before each frame is handed on. Raises PublishError where its snapshot cannot be saved."""
+        """Before each frame is handed on. Raises PublishError where what it needs cannot be saved."""
         at = self._clip.first + index
         if not self._segment or at % self._segment or at <= self._clip.kept:
             return

@@ -128,6 +128,11 @@ def test_a_clip_may_break_off_again_and_again(tmp_path: Path) -> None:
     assert said == report
 
 
+def test_a_clip_that_only_has_to_be_joined_has_no_frames_and_needs_nothing(tmp_path: Path) -> None:
+    facts = clip(work=str(tmp_path), segment=SEGMENT, first=10, kept=10)
+    assert aligned(facts, ["l"] * 10)[0] == []
+
+
 def test_without_a_work_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "save_state", lambda *_: pytest.fail("saved"))
     aligned(clip(), ["lr"] * 9)
