@@ -62,6 +62,11 @@ class Logbook:
         self._file: BinaryIO | None = None  # the newest, and as far as it is read
         self._rest = b""  # of it: a line that is not written to its end
 
+    @property
+    def found(self) -> bool:
+        """Whether there was a log when it was last looked for."""
+        return self._file is not None
+
     def last(self, most: int | None, wanted: Callable[[Line], bool] = lambda line: True) -> Iterator[Line]:
         """The last `most` lines that are wanted, or all of them, the newest at the end. Once, and before `new`."""
         with ExitStack() as stack:
