@@ -6,7 +6,7 @@ entries of a list are counted from 0, `watch.0.out`. A field whose key is no Pyt
 `field(metadata={"key": "in"})`.
 
 Types understood: bool, int, float, str, Path, Fraction, Literal, X | None and other unions, tuple[X, ...],
-tuple[X, Y], dict[str, X], and dataclasses of these.
+tuple[X, Y], dict[str, X], dict[str, Any] (taken as it is: settings within settings), and dataclasses of these.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _wanted(kind: Any) -> str:
         many = len(arguments) == 2 and arguments[1] is Ellipsis
         return f"a list, each {_wanted(arguments[0])}" if many else f"a list of {len(arguments)}"
     if origin in (dict, Mapping):
-        return f"keys with values, each {_wanted(arguments[1])}"
+        return "keys with values" if arguments[1] is Any else f"keys with values, each {_wanted(arguments[1])}"
     if dataclasses.is_dataclass(kind):
         return "keys with values: " + ", ".join(_key(f) for f in dataclasses.fields(kind))
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -218,6 +218,8 @@ class _Reader:
     def value(self, kind: Any, value: Any, at: str, now: Any = None) -> Any:
         """`value` as a `kind`; `now` is what stands there, for a change to a part of it. Raises ConfigError."""
         origin, arguments = get_origin(kind), get_args(kind)
+        if kind is Any:
+            return value
         if dataclasses.is_dataclass(kind):
             return self.section(kind if now is None else now, value, at)
         if origin in (Union, types.UnionType):

@@ -243,3 +243,18 @@ def test_off_is_a_word_where_it_can_be_chosen() -> None:
     assert config.apply(Bent(), config.read_overrides(["warp=off"]), HERE).warp == "off"  # YAML reads false
     with pytest.raises(ConfigError, match="codec must be one of h264, ffv1, not false"):
         config.apply(Bent(), config.read_overrides(["codec=off"]), HERE)
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def test_settings_within_settings_are_taken_as_they_are() -> None:
+    own = {"encode": {"codec": "ffv1", "crf": None, "sizes": [1, 2]}, "quiet": True}
+    assert config.apply(Own(), {"settings": own}, HERE).settings == own
+    assert config.to_tree(Own(own)) == {"settings": own}
+    with pytest.raises(ConfigError, match="settings must be keys with values, not 'ffv1'"):
+        config.apply(Own(), {"settings": "ffv1"}, HERE)
+    with pytest.raises(ConfigError, match="settings must be keys with values, not"):
+        config.apply(Own(), {"settings": {1: 2}}, HERE)
