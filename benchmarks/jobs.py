@@ -24,7 +24,7 @@ from benchmarks.runs import (
     servant,
 )
 from benchmarks.workshop import RATE, SIX, THREE, Workshop, bitrate, encoder_options, table
-from pipeline.chain import CHILD_ENVIRONMENT
+from pipeline.child import CHILD_ENVIRONMENT
 from pipeline.publish import discard
 from pipeline.specs import StageSpec
 from pipeline.types import Frame, Job, Pulled, Source

@@ -7,12 +7,14 @@ one word newer than another, which progress, deadlines and statistics can bear.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
 from pipeline.pool import SharedBlock
+from pipeline.specs import ProcessSpec, StageStats
 
 
 class Doing(IntEnum):
@@ -98,6 +100,31 @@ class Board:
         self._block.close()
 
 
+def stage_stats(board: Board, processes: Sequence[ProcessSpec]) -> tuple[StageStats, ...]:
+    """What the board says of each stage of these processes, workers added up."""
+    stats = []
+    row = 0
+    for place, spec in enumerate(processes):
+        for at, name in enumerate(spec.stages):
+            reads = [board.read(row + worker * len(spec.stages) + at) for worker in range(spec.workers)]
+            furthest = max(reads, key=lambda read: (read.clip, read.frame))
+            stats.append(
+                StageStats(
+                    name,
+                    place,
+                    spec.workers,
+                    sum(read.frames for read in reads),
+                    sum(read.busy_ns for read in reads) / 1e9,
+                    sum(read.wait_in_ns for read in reads) / 1e9,
+                    sum(read.wait_out_ns for read in reads) / 1e9,
+                    furthest.clip,
+                    furthest.frame,
+                )
+            )
+        row += len(spec.stages) * spec.workers
+    return tuple(stats)
+
+
 class Row:
     """The writing end of a row."""
 
@@ -107,7 +134,7 @@ class Row:
         self._words = words
 
     def at(self, clip: int, frame: int) -> None:
-        """Says which frame of which clip the stage is at; clip 0 when between clips."""
+        """Says which frame (of the file) of which clip the stage is at; clip 0 when between clips."""
         self._words[_Word.CLIP] = clip
         self._words[_Word.FRAME] = frame
 
@@ -158,3 +185,10 @@ class Meter:
         self._row, self._doing, self._since = self._rows[stage], doing, now
         self._row.doing(doing, now)
         return before
+
+    def alive(self) -> None:
+        """Says that the stage is not stuck: what it does counts as begun just now."""
+        now = time.monotonic_ns()
+        self._row.add(self._doing, now - self._since)
+        self._row.doing(self._doing, now)
+        self._since = now

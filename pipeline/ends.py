@@ -1,14 +1,13 @@
 """The two ends of a stage process: where its frames come from and where they go.
 
-The first process takes jobs from the parent and makes frames; the last publishes and gives the frames' memory back;
-those between talk to their neighbours. `worker.py` treats all alike.
+The first process takes jobs from the parent and makes frames; the last gives the frames' memory back and tells the
+parent how clips end; those between talk to their neighbours. `worker.py` treats all alike.
 """
 
 from __future__ import annotations
 
 import select
 import struct
-import traceback
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -16,12 +15,12 @@ from typing import Protocol, cast
 
 from pipeline.board import Board, Doing, Meter, Row
 from pipeline.channel import Inlet, Messages, Outlet, ReceiverGone
-from pipeline.errors import InputError, PublishError, UnderstudyError
+from pipeline.errors import InputError, UnderstudyError
+from pipeline.failures import cancelled, failure_of
 from pipeline.messages import VOID, Abort, Begin, Cancel, End, Ended, FrameRecord, Opened, pack, unpack
 from pipeline.pool import Ring, Slots
-from pipeline.publish import publish
-from pipeline.specs import Failure, Outcome
-from pipeline.types import Clip, Frame, Frames, Job, Report, Source
+from pipeline.specs import Outcome
+from pipeline.types import Clip, Frame, Frames, Job, Source
 
 _CREDIT = struct.Struct("<Q")
 
@@ -32,14 +31,6 @@ _STARVED_LOOKS = 3
 
 class Voided(Exception):  # noqa: N818  (an event: the clip has failed elsewhere)
     """Comes out of `next(frames)` when the clip has failed in another stage: clean up, nothing more will come."""
-
-
-def failure_of(stage: str, frame: int | None, error: BaseException) -> Failure:
-    """What a person is told of an exception, and for the log its traceback where it was not foreseen."""
-    if isinstance(error, UnderstudyError | BrokenPipeError):  # the latter: the reader of a pipe has gone
-        return Failure(stage, frame, str(error), type(error).__name__)
-    detail = "".join(traceback.format_exception(error))
-    return Failure(stage, frame, f"{type(error).__name__}: {error}", type(error).__name__, detail)
 
 
 class ClipFrames(Frames, Protocol):
@@ -293,11 +284,6 @@ class FromJobs:
 MIN_FRAMES = 8
 
 
-def cancelled() -> Failure:
-    """The failure of a clip that somebody stopped."""
-    return Failure("", None, "stopped before it was finished", "Cancelled")
-
-
 class PlacedFrames:
     """One clip's frames out of the source stage, adopted by the ring; makes its own terminator."""
 
@@ -361,10 +347,9 @@ class PlacedFrames:
 
 
 class ToParent:
-    """Publishes finished clips, gives frames' memory back to the first process, tells the parent how jobs end."""
+    """Gives frames' memory back to the first process, tells the parent how clips end."""
 
-    def __init__(self, name: str, credits_: Connection, events: Connection) -> None:
-        self._name = name
+    def __init__(self, credits_: Connection, events: Connection) -> None:
         self._credits = credits_
         self._events = events
         self._frames = 0
@@ -385,19 +370,9 @@ class ToParent:
         self._frames += 1
 
     def finish(self, clip: Clip, end: End | Abort) -> None:
-        failure = end.failure if isinstance(end, Abort) else self._publish(clip)
+        failure = end.failure if isinstance(end, Abort) else None
         job = Job(clip.id, clip.source, clip.target)
-        reports: dict[str, Report] = end.reports
         try:
-            self._events.send_bytes(pack(Ended(Outcome(job, self._frames, failure, reports))))
+            self._events.send_bytes(pack(Ended(Outcome(job, self._frames, failure, end.reports))))
         except OSError as error:
             raise ReceiverGone from error
-
-    def _publish(self, clip: Clip) -> Failure | None:
-        if not clip.target:
-            return None
-        try:
-            publish(clip.partial, clip.target)
-        except PublishError as error:
-            return failure_of(self._name, None, error)
-        return None

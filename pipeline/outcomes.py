@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline import errors
-from pipeline.errors import InputError, StageError, UnderstudyError
+from pipeline.errors import ChangedError, InputError, StageError, UnderstudyError
 from pipeline.progress import bottleneck, shares
 from pipeline.specs import Failure, Outcome, StageStats
 from pipeline.types import Job
@@ -34,7 +34,7 @@ def sentence(outcome: Outcome) -> str:
         damage = sum(int(outcome.reports.get("decode", {}).get(k, 0)) for k in ("damaged_packets", "read_errors"))
         note = f"; {damage} damaged parts of the source could not be read" if damage else ""
         return f"{job.target}: {outcome.frames} frames in {outcome.seconds:.1f} s ({fps:.1f} a second){note}"
-    if failure.error == InputError.__name__ and failure.frame is None:
+    if failure.error in (InputError.__name__, ChangedError.__name__) and failure.frame is None:
         return failure.reason  # it names the file itself
     where = f"{failure.stage} failed" if failure.stage else "failed"
     at = "" if failure.frame is None else f" at frame {failure.frame}"
@@ -57,6 +57,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "stage": failure.stage,
             "frame": failure.frame,
             "reason": failure.reason,
+            "errno": failure.errno,
+            "signal": failure.signal,
             "sentence": sentence(outcome),
         },
         "reports": outcome.reports,

@@ -15,35 +15,65 @@ from pathlib import Path
 from pipeline.errors import PublishError
 
 #: The longest name that common file systems take, in bytes.
-_NAME_MAX = 255
+NAME_MAX = 255
 
 _PARTIAL = re.compile(r"^\..*\.(?P<pid>\d+)-\d+\.part$", re.DOTALL)
 
 
-def partial_path(target: str, job: int) -> str:
-    """Where to write what shall become `target`: a hidden name in the same folder, shortened where it must be."""
+def partial_path(target: str, job: int, pid: int = 0) -> str:
+    """Where to write what shall become `target`: a hidden name in the same folder, shortened where it must be.
+
+    `pid` is the writer's; 0: this process's.
+    """
     place = Path(target)
-    tail = f".{os.getpid()}-{job}.part"
-    room = _NAME_MAX - 1 - len(tail)
+    tail = f".{pid or os.getpid()}-{job}.part"
     # Cut in bytes, then drop a character that was cut in half.
-    name = os.fsencode(place.name)[:room].decode("utf-8", "ignore")
+    name = os.fsencode(place.name)[: NAME_MAX - 1 - len(tail)].decode("utf-8", "ignore")
     return str(place.with_name(f".{name}{tail}"))
 
 
-def publish(partial: str, target: str) -> None:
+def take_over(partial: str, own: str, target: str) -> None:
+    """Renames another process's partial file to one of this process's. Raises PublishError: it is not there."""
+    try:
+        Path(partial).replace(own)
+    except OSError as error:
+        raise _refused(target, error) from error
+
+
+def publish(partial: str, target: str, beside: tuple[str, str] | None = None) -> None:
     """Syncs the partial file, renames it to the target (replacing it), and syncs the folder.
 
+    Args:
+        beside: a small file of which the same is true (its partial, its target) and that shall be there whenever the
+            target is: it comes first, and goes again where the target cannot follow and there is none.
+
     Raises:
-        PublishError: the file is not there, the disk is full, or the folder may not be written.
+        PublishError: the file is not there, the disk is full, or the folder may not be written; `errno` says which.
     """
     try:
-        _sync(partial)
-        Path(partial).replace(target)
-        _sync(str(Path(target).parent))
+        if beside is not None:
+            _sync(partial)  # which may fail, and then there is nothing to speak of
+            _place(*beside)
+        try:
+            _place(partial, target)
+        except OSError:
+            if beside is not None and not Path(target).exists():
+                discard(beside[1])
+            raise
     except OSError as error:
-        raise PublishError(
-            f"{target} could not be put in its place: {(error.strerror or str(error)).lower()}"
-        ) from error
+        raise _refused(target, error) from error
+
+
+def _place(partial: str, target: str) -> None:
+    _sync(partial)
+    Path(partial).replace(target)
+    _sync(str(Path(target).parent))
+
+
+def _refused(target: str, error: OSError) -> PublishError:
+    refused = PublishError(f"{target} could not be put in its place: {(error.strerror or str(error)).lower()}")
+    refused.errno = error.errno
+    return refused
 
 
 def discard(partial: str) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
-from pipeline.ends import failure_of
+from pipeline.failures import failure_of
 from pipeline.pixels import Plane
-from pipeline.publish import publish
+from pipeline.publish import partial_path, publish
 from pipeline.specs import Failure, Outcome
-from pipeline.types import Clip, Frame, Frames, Job, Picture, Pulled, Report, Source, Stage
+from pipeline.types import Clip, Finisher, Frame, Frames, Job, Picture, Pulled, Report, Source, Stage
 
 
-def inline(stages: Sequence[Stage], job: Job) -> Outcome:
-    """Runs one job through the stages, the first of which is a `Source`, and publishes what they made."""
+def inline(stages: Sequence[Stage], job: Job, finisher: Finisher | None = None) -> Outcome:
+    """Runs one job through the stages, the first of which is a `Source`, and publishes what they made.
+
+    Without a finisher the file is published as the last stage wrote it.
+    """
     begun = time.monotonic()
     reports: dict[str, Report] = {}
     count = 0
@@ -25,8 +29,12 @@ def inline(stages: Sequence[Stage], job: Job) -> Outcome:
         clip = cast(Source, stages[0]).open(job)
         for out in chain(stages, clip, reports):
             count = out.index + 1
-            frame = count
-        at, frame = _name(stages[-1]), None
+            frame = clip.first + count
+        at, frame = "publish", None
+        if clip.target and finisher is not None:
+            if clip.work:
+                clip = replace(clip, partial=partial_path(clip.target, clip.id))
+            reports[at] = finisher(clip, reports, lambda _, __: None)
         if clip.target:
             publish(clip.partial, clip.target)
     except Exception as error:  # noqa: BLE001  the one place that owns what becomes of the job

@@ -56,6 +56,7 @@ class EngineConfig:
             where the model's crops and `detect.max_faces` need more.
         max_frames: how many frames at most are in flight, however small they are.
         deadline_s: how long a stage may be busy with one frame before its process is replaced; infinity: for ever.
+        deadlines_s: the same for single stages, by name; "publish" is what becomes of a clip after the last of them.
         start_s: how long a process may take to load its models.
     """
 
@@ -64,6 +65,7 @@ class EngineConfig:
     scratch_kb: int = 2048
     max_frames: int = 32
     deadline_s: float = 120.0
+    deadlines_s: dict[str, float] = field(default_factory=dict)
     start_s: float = 120.0
 
     def __post_init__(self) -> None:
@@ -73,6 +75,13 @@ class EngineConfig:
         for name in ("deadline_s", "start_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"engine.{name} must be above 0, not {getattr(self, name):g}")
+        for name, seconds in self.deadlines_s.items():
+            if not seconds > 0:
+                raise ConfigError(f"engine.deadlines_s.{name} must be above 0, not {seconds:g}")
+
+    def deadline_of(self, stage: str) -> float:
+        """How long the stage of that name may be busy with one frame, in seconds."""
+        return self.deadlines_s.get(stage, self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended: `failure` is None when the target has been published."""
+    """How a job ended: `failure` is None when the target has been published.
+
+    `frames` is how many went through the stages, which of a clip that was gone on with are not all.
+    """
 
     job: Job
     frames: int = 0
@@ -115,7 +127,7 @@ class StageStats:
     """What a stage has done since the engine started, summed over its workers; times in seconds.
 
     Attributes:
-        clip: id of the job it is at, 0 when idle; `frame` the index in it.
+        clip: id of the job it is at, 0 when idle; `frame` the frame, counted from the start of the file.
         wait_in: idle, nothing came; `wait_out`: held up by the next stage or by a full ring.
     """
 

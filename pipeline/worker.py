@@ -8,20 +8,14 @@ the sender died (the same, and the process leaves); the receiver died (the proce
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import cast
 
 from pipeline.board import Board, Doing, Meter, Row
 from pipeline.channel import Inlet, Outlet, ReceiverGone, SenderGone
+from pipeline.child import PEER_GONE, Line, begin
 from pipeline.ends import (
     ClipFrames,
     FromJobs,
@@ -32,19 +26,13 @@ from pipeline.ends import (
     ToNeighbour,
     ToParent,
     Voided,
-    failure_of,
 )
 from pipeline.errors import UnderstudyError
+from pipeline.failures import failure_of
 from pipeline.messages import VOID, Abort, Broken, FrameRecord, Ready, pack
 from pipeline.pool import Ring, SharedBlock, Slots
 from pipeline.specs import Failure, StageSpec
 from pipeline.types import Clip, Frame, Frames, Pulled, Report, Source, Stage
-
-#: What a process exits with when a neighbour or the parent went away: not itself at fault.
-PEER_GONE = 75
-
-#: How long a process may outlive the parent, to take its half-written file away.
-_GRACE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +51,6 @@ class Post:
     board: Board
     scratch_nbytes: int
     max_frames: int
-    events: Connection
     inlets: list[Connection]
     outlets: list[Connection]
     jobs: Connection | None = None
@@ -83,6 +70,9 @@ class Link:
     """One stage at work on one clip: its generator, its clock, its failure, its report.
 
     Iterated by the stage behind it; is itself what its own stage iterates over the frames of.
+
+    A stage that is busy for longer than its deadline without a frame is taken to hang. One that has long work to do
+    before its next frame says now and then that it is alive: every call of `frames.ready`, also `ready(0)`, does.
     """
 
     def __init__(self, place: int, name: str, stage: Stage, clip: Clip, frames: Frames, meter: Meter, row: Row) -> None:
@@ -95,13 +85,21 @@ class Link:
         self._meter = meter
         self._row = row
         self._is_source = isinstance(stage, Source)
-        self._generator: Generator[Frame, None, Report] = stage(clip, Pulled(self._feed(), frames.ready))
+        self._generator: Generator[Frame, None, Report] = stage(clip, Pulled(self._feed(), self._asked))
 
     def _feed(self) -> Iterator[Frame]:
         for frame in self._frames:
-            self.frame = frame.index
-            self._row.at(self._clip.id, frame.index)
+            self._at(frame.index)
             yield frame
+
+    def _at(self, index: int) -> None:
+        """Notes where the stage is, counted from the start of the file."""
+        self.frame = self._clip.first + index
+        self._row.at(self._clip.id, self.frame)
+
+    def _asked(self, timeout_s: float) -> bool:
+        self._meter.alive()
+        return self._frames.ready(timeout_s)
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -121,8 +119,7 @@ class Link:
             self._meter.switch(*before)
         self._row.count()
         if self._is_source:  # the next one is what it is at
-            self.frame = frame.index + 1
-            self._row.at(self._clip.id, self.frame)
+            self._at(frame.index + 1)
         return frame
 
     def ready(self, timeout_s: float) -> bool:
@@ -137,25 +134,25 @@ class Link:
 class Worker:
     """The loop of a stage process."""
 
-    def __init__(self, post: Post, stages: Sequence[Stage]) -> None:
+    def __init__(self, post: Post, stages: Sequence[Stage], events: Connection) -> None:
         rows = tuple(post.board.row(row) for row in post.rows)
         self._post = post
         self._stages = stages
         self._rows = rows
         self._meter = Meter(rows)
-        self._input = self._make_input(post, stages[0])
+        self._input = self._make_input(post, stages[0], events)
         self._output: Output = ToNeighbour(Outlet(post.outlets))
         if post.credits_out is not None:
-            self._output = ToParent(post.specs[-1].name, post.credits_out, post.events)
+            self._output = ToParent(post.credits_out, events)
 
-    def _make_input(self, post: Post, first: Stage) -> Input:
+    def _make_input(self, post: Post, first: Stage, events: Connection) -> Input:
         if post.jobs is None:
             return FromNeighbour(Inlet(post.inlets, post.place, post.places), self._meter, post.board, post.rows[-1])
         assert post.credits_in is not None, "the first process takes credits"
         ring = Ring(post.block.nbytes, post.max_frames)
         source = cast(Source, first)
         name = post.specs[0].name
-        return FromJobs(source, name, post.jobs, post.credits_in, post.events, ring, self._meter, self._rows[0])
+        return FromJobs(source, name, post.jobs, post.credits_in, events, ring, self._meter, self._rows[0])
 
     def run(self) -> None:
         """Clip after clip until there are no more. Raises SenderGone, ReceiverGone."""
@@ -183,7 +180,7 @@ class Worker:
         failure: Failure | None = None
         try:
             frames = self._input.frames(clip, slots)
-            self._hand_on(self._chain(clip, frames, links), frames, slots)
+            self._hand_on(self._chain(clip, frames, links), frames, clip, slots)
         except StageFailed as failed:
             failure = failed.failure
         except Voided:
@@ -210,23 +207,24 @@ class Worker:
             upstream = cast(PlacedFrames, frames).source(link) if makes else link
         return upstream
 
-    def _hand_on(self, made: Iterator[Frame], frames: ClipFrames, slots: Slots) -> None:
+    def _hand_on(self, made: Iterator[Frame], frames: ClipFrames, clip: Clip, slots: Slots) -> None:
         last = len(self._stages) - 1
         name = self._post.specs[last].name
         for frame in made:
             due = frames.taken[0].index if frames.taken else None
             if frame.index != due:
-                raise StageFailed(Failure(name, frame.index, f"handed on frame {frame.index} where {due} was due"))
+                at = clip.first + frame.index
+                raise StageFailed(Failure(name, at, f"handed on frame {frame.index} where {due} was due"))
             try:
                 record = slots.describe(frame)
             except UnderstudyError as error:  # its faces' arrays do not fit into its slot
-                raise StageFailed(failure_of(name, frame.index, error)) from error
+                raise StageFailed(failure_of(name, clip.first + frame.index, error)) from error
             before = self._meter.switch(Doing.WAIT_OUT, last)
             self._output.frame(record)
             frames.taken.popleft()
             self._meter.switch(*before)
         if frames.taken:
-            raise StageFailed(Failure(name, frames.taken[0].index, "kept a frame to itself"))
+            raise StageFailed(Failure(name, clip.first + frames.taken[0].index, "kept a frame to itself"))
 
     @staticmethod
     def _close(links: list[Link]) -> Failure | None:
@@ -276,17 +274,9 @@ def _void(record: FrameRecord) -> FrameRecord:
     return replace(record, flags=record.flags | VOID, faces=())
 
 
-def main(post: Post) -> None:
+def main(post: Post, line: Line) -> None:
     """What a spawned process runs: builds its stages, says so, works until its input closes."""
-    # the terminal's Ctrl-C and a service manager's SIGTERM go to the whole group: the parent decides, pipes tell
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(os, "SCHED_BATCH"):  # Linux: a frame that arrives does not cut a neighbour's work short
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    with suppress(OSError):  # only a name in `ps` and `top`
-        Path("/proc/self/comm").write_text(f"us-{post.name}"[:15])
-    threading.Thread(target=_leave_with_parent, name="lifeline", daemon=True).start()
+    begin(post.name, line.output)
     code = 0
     try:
         stages = []
@@ -294,19 +284,10 @@ def main(post: Post) -> None:
             try:
                 stages.append(spec.build())
             except Exception as error:  # whatever it is, the parent must hear why
-                post.events.send_bytes(pack(Broken(failure_of(spec.name, None, error))))
+                line.events.send_bytes(pack(Broken(failure_of(spec.name, None, error))))
                 raise SystemExit(PEER_GONE) from error
-        post.events.send_bytes(pack(Ready()))
-        Worker(post, stages).run()
+        line.events.send_bytes(pack(Ready()))
+        Worker(post, stages, line.events).run()
     except (SenderGone, ReceiverGone, BrokenPipeError):
         code = PEER_GONE
     raise SystemExit(code)
-
-
-def _leave_with_parent() -> None:
-    """The last resort: pipes close when the parent dies and everybody leaves by that; who cannot is ended here."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    time.sleep(_GRACE_S)
-    os._exit(PEER_GONE)

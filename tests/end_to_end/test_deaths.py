@@ -102,7 +102,7 @@ def test_when_the_program_is_killed_nothing_stays(
             assert program.poll() is None, (program.communicate()[1] or b"").decode()
             time.sleep(0.02)
         children = stage_processes(psutil.Process(program.pid))
-        assert len(children) == 6
+        assert len(children) == 7, "six for the stages, and the door"
         program.send_signal(by)
         program.communicate(timeout=60)
         assert program.returncode == (-signal.SIGKILL if by == signal.SIGKILL else 143)

@@ -16,7 +16,7 @@ from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.specs import EngineConfig, Outcome, ProcessSpec, StageSpec
 from pipeline.types import Job
-from tests.pipeline.toys import Config, specs
+from tests.pipeline.toys import Config, finisher, specs
 
 NAMES = ("make", "find", "gather", "edit", "check")
 TABLE = tuple(ProcessSpec((name,)) for name in NAMES)
@@ -30,8 +30,9 @@ def jobs(count: int, source: str = "160x120x40", folder: Path | None = None) -> 
 
 
 def run(stages: tuple[StageSpec, ...], config: EngineConfig, work: list[Job]) -> dict[int, Outcome]:
-    with Engine(stages, config) as engine:
-        return {outcome.job.id: outcome for outcome in engine.run(work)}
+    with Engine(stages, config, finisher()) as engine:
+        outcomes = {outcome.job.id: outcome for outcome in engine.run(work)}
+    return dict(sorted(outcomes.items()))
 
 
 @pytest.mark.parametrize("table", [TABLE, PARALLEL, GROUPED], ids=["one each", "parallel", "grouped"])
@@ -167,7 +168,7 @@ def test_batches_fill_while_the_last_stage_holds_the_room() -> None:
 
 def test_cancel_running_and_waiting() -> None:
     with Engine(specs(check=Config(delay_s=0.005)), SMALL) as engine:
-        for job in jobs(8, "64x48x400"):
+        for job in jobs(8, "64x48x120"):
             engine.submit(job)
         while engine.clip(1) is None:
             engine.poll(0.02)
@@ -181,7 +182,7 @@ def test_cancel_running_and_waiting() -> None:
 
 
 def test_close_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
-    engine = Engine(specs(check=Config(delay_s=0.01)), SMALL)
+    engine = Engine(specs(check=Config(delay_s=0.01)), SMALL, finisher())
     with engine:
         engine.submit(jobs(1, "64x48x10000", tmp_path)[0])
         while not any(tmp_path.iterdir()):
@@ -229,11 +230,12 @@ from pathlib import Path
 from pipeline.engine import Engine
 from pipeline.specs import EngineConfig, ProcessSpec
 from pipeline.types import Job
-from tests.pipeline.toys import Config, specs
+from tests.pipeline.toys import Config, finisher, specs
 
 if __name__ == "__main__":
     table = tuple(ProcessSpec((name,)) for name in ("make", "find", "gather", "edit", "check"))
-    with Engine(specs(check=Config(delay_s=0.01)), EngineConfig(processes=table, ring_mb=8, scratch_kb=64)) as engine:
+    config = EngineConfig(processes=table, ring_mb=8, scratch_kb=64)
+    with Engine(specs(check=Config(delay_s=0.01)), config, finisher()) as engine:
         engine.submit(Job(1, "64x48x100000", sys.argv[1] + "/1.out"))
         while engine.busy:
             engine.poll(0.1)
@@ -257,7 +259,7 @@ def test_when_the_parent_dies_everything_goes(by: signal.Signals, tmp_path: Path
     )
     assert parent.stdout is not None
     pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 5
+    assert len(pids) == 6
     deadline = time.monotonic() + 20
     while not any(out.iterdir()) and time.monotonic() < deadline:
         parent.stdout.readline()

@@ -47,7 +47,7 @@ def test_what_cannot_be_published_says_so(tmp_path: Path) -> None:
     target.mkdir()
     outcome = inline(stages(), Job(1, "64x48x2", str(target)))
     assert outcome.failure is not None
-    assert (outcome.failure.stage, outcome.failure.error) == ("check", "PublishError")
+    assert (outcome.failure.stage, outcome.failure.error) == ("publish", "PublishError")
 
 
 def test_a_chain_can_be_looked_into() -> None:

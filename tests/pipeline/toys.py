@@ -1,12 +1,14 @@
 """Stages that do nothing but behave, or misbehave as they are told: for the engine's tests.
 
-A toy job's source is "WIDTHxHEIGHTxFRAMES[:trouble]", its target "" (nothing is published) or a path.
+A toy job's source is "WIDTHxHEIGHTxFRAMES[:trouble]", its target "" (nothing is published) or a path. Where a test
+needs a source that is a file, that is called the same: it holds nothing that a toy would read.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -16,10 +18,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PublishError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.specs import StageSpec
-from pipeline.types import Clip, Face, Frame, Frames, Job, Picture, Report
+from pipeline.types import Clip, Face, Frame, Frames, Job, Picture, Pulse, Report
 
 
 def picture_of(clip_id: int, index: int, width: int, height: int) -> Picture:
@@ -32,7 +34,10 @@ def picture_of(clip_id: int, index: int, width: int, height: int) -> Picture:
 
 @dataclass(frozen=True)
 class Config:
-    """What a toy does: `trouble` is one of raise, die, hang, keep, swap, late-raise, at frame `at` of clip `clip`."""
+    """What a toy does: `trouble` is one of those in `Toy.trouble`, keep or late-raise, at frame `at` of clip `clip`.
+
+    `first` is the frame with which the source's clips begin, where their jobs have work folders.
+    """
 
     trouble: str = ""
     clip: int = 1
@@ -42,6 +47,7 @@ class Config:
     batch: int = 1
     wait_s: float = 5.0
     folder: str = ""
+    first: int = 0
 
 
 class Toy:
@@ -54,7 +60,7 @@ class Toy:
     def __init__(self, config: Config | None) -> None:
         self.config = config or Config()
 
-    def trouble(self, clip: Clip, index: int) -> None:
+    def trouble(self, clip: Clip, index: int, frames: Frames) -> None:
         if (clip.id, index) != (self.config.clip, self.config.at):
             return
         match self.config.trouble:
@@ -66,11 +72,29 @@ class Toy:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(3600)
+            case "full":
+                with Path("/dev/full").open("wb", buffering=0) as file:
+                    file.write(b"no room for this")
+            case "memory":
+                raise MemoryError
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "chatter":
+                os.write(1, b"here\n")
+                for number in range(5 * 1024):
+                    sys.stderr.write(f"{number} " + "x" * 1000 + "\n")
+                os.write(2, b"and now I die\nhalf a li")
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "long" | "long-alive":
+                for _ in range(15):
+                    time.sleep(0.1)
+                    if self.config.trouble == "long-alive":
+                        frames.ready(0)
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
         count = 0
         for frame in frames:
-            self.trouble(clip, frame.index)
+            self.trouble(clip, frame.index, frames)
             if self.config.delay_s:
                 time.sleep(self.config.delay_s)
             count += 1
@@ -91,7 +115,7 @@ class Make(Toy):
     stateless: ClassVar[bool] = False
 
     def open(self, job: Job) -> Clip:
-        size, _, trouble = job.source.partition(":")
+        size, _, trouble = Path(job.source).name.partition(":")
         if trouble == "refuse":
             raise InputError(f"{job.source}: refused")
         width, height, frames = (int(n) for n in size.split("x"))
@@ -106,11 +130,13 @@ class Make(Toy):
             PIXEL_FORMATS["yuv420p"],
             Fraction(1, 25),
             frames=frames,
+            work=job.work,
+            first=self.config.first if job.work else 0,
         )
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
         for index in range(clip.frames or 0):
-            self.trouble(clip, index)
+            self.trouble(clip, index, frames)
             yield Frame(clip.id, index, index * 3, picture_of(clip.id, index, clip.width, clip.height), duration=3)
         return {"made": clip.frames or 0}
 
@@ -164,13 +190,13 @@ class Check(Toy):
     stateless: ClassVar[bool] = False
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
-        partial = Path(clip.partial) if clip.target else None
+        partial = Path(clip.work) / "segment" if clip.work else Path(clip.partial) if clip.target else None
         done = False
         try:
             if partial:
                 partial.write_bytes(b"half")
             for frame in frames:
-                self.trouble(clip, frame.index)
+                self.trouble(clip, frame.index, frames)
                 if self.config.delay_s:
                     time.sleep(self.config.delay_s)
                 self.compare(clip, frame)
@@ -194,6 +220,50 @@ class Check(Toy):
             assert np.all(face.landmarks == frame.index + i)
             assert np.all(face.aligned == (frame.index + i) % 256)
             assert face.frame_to_crop[0, 0] == frame.index
+
+
+class Finish:
+    """A finisher: what `Check` wrote stays, or what is in the work folder is taken; misbehaves as it is told."""
+
+    def __init__(self, config: Config | None) -> None:
+        self.config = config or Config()
+        if self.config.trouble == "unloadable":
+            raise OSError("nothing to finish with")
+
+    def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        if clip.work:
+            Path(clip.partial).write_bytes((Path(clip.work) / "segment").read_bytes())
+        assert Path(clip.partial).read_bytes() == b"whole"
+        begun = time.monotonic()
+        if self.config.trouble and clip.id == self.config.clip:
+            self.trouble(clip)
+        while time.monotonic() - begun < self.config.delay_s:
+            pulse(1, 2)
+            time.sleep(0.02)
+        Path(clip.partial).write_bytes(b"finished")
+        return {"frames": clip.first + (clip.frames or 0), "pid": str(os.getpid()), "seen": ",".join(sorted(reports))}
+
+    def trouble(self, clip: Clip) -> None:
+        match self.config.trouble:
+            case "refuse":
+                raise PublishError("not as it should be")
+            case "die":
+                print("the last of a door", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(3600)
+            case "touch":
+                os.utime(clip.source)
+            case "remove":
+                Path(clip.source).unlink()
+            case "full":
+                with Path("/dev/full").open("wb", buffering=0) as file:
+                    file.write(b"no room for this")
+
+
+def finisher(config: Config | None = None) -> StageSpec:
+    """The toy finisher."""
+    return StageSpec("publish", "tests.pipeline.toys:Finish", config)
 
 
 def specs(**configs: Config) -> tuple[StageSpec, ...]:

@@ -1,0 +1,196 @@
+"""The door: the one process through which finished files get their names. A file is whole before, or never there.
+
+For each clip that has gone through all stages it has the finisher make the file whole and look at it, sees that the
+source is still what it was, writes the report beside it, and then syncs and renames: the report first. Where anything
+fails the partial files go. When the parent has died nothing is published any more: another may be at the same clip.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline import checkpoints, result
+from pipeline.child import PEER_GONE, Line, begin
+from pipeline.errors import ChangedError, PublishError
+from pipeline.failures import failure_of
+from pipeline.messages import Broken, Ended, Finish, Finishing, Ready, pack, unpack
+from pipeline.publish import discard, partial_path, publish, take_over
+from pipeline.specs import Outcome, StageSpec
+from pipeline.types import Clip, Finisher, Report
+
+#: What the door is called, where stages are named.
+NAME = "publish"
+
+#: How often at most the parent is told how far a file is.
+_PULSE_S = 0.25
+
+
+class ParentGone(BaseException):
+    """The parent has died: leave, whatever it is. No `except Exception` on the way shall stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What the door is given when it is spawned: what makes the finisher, and the pipe that orders come through."""
+
+    spec: StageSpec
+    orders: Connection
+
+
+def partials(clip: Clip, pid: int = 0) -> tuple[str, ...]:
+    """The files that the door (of that process id; 0: this one) writes while it is at a clip."""
+    report = str(result.path_for(clip.target))
+    return partial_path(clip.target, clip.id, pid), partial_path(report, clip.id, pid)
+
+
+class Door:
+    """Publishes one clip after the other."""
+
+    def __init__(self, finisher: Finisher, tell: Callable[[Finishing], None]) -> None:
+        """`tell` tells the parent that the door is alive and how far it is; it raises ParentGone."""
+        self._finisher = finisher
+        self._tell = tell
+
+    def __call__(self, order: Finish) -> Outcome:
+        """The clip's outcome; without a failure, the file has its name. Raises ParentGone."""
+        pulse = _Pulse(order.clip.id, self._tell)
+        pulse.now()
+        try:
+            return self._publish(order, pulse)
+        except Exception as error:  # noqa: BLE001  the one place that owns what becomes of a clip at the door
+            return replace(order.outcome, failure=failure_of(NAME, None, error))
+        finally:
+            with suppress(OSError):  # where nothing can be removed now, a later sweep sees that its writer is gone
+                for partial in partials(order.clip):
+                    discard(partial)
+
+    def _publish(self, order: Finish, pulse: _Pulse) -> Outcome:
+        begun = time.monotonic()
+        partial, _ = partials(order.clip)
+        clip = replace(order.clip, partial=partial)
+        if not clip.work:
+            take_over(order.clip.partial, partial, clip.target)
+        reports = _reports(clip, order.outcome)
+        reports[NAME] = self._finisher(clip, reports, pulse)
+        outcome = replace(order.outcome, reports=reports)
+        beside = None
+        if order.about.get("report"):
+            seconds = outcome.seconds + time.monotonic() - begun
+            beside = _describe(clip, replace(outcome, seconds=seconds), order.about, pulse)
+        check_unchanged(clip.source, order.about.get("mark"))
+        pulse.now()  # nobody is at this clip but us
+        publish(partial, clip.target, beside)
+        if clip.work:
+            with suppress(OSError):  # what is left of it is swept later
+                shutil.rmtree(clip.work)
+        return outcome
+
+
+class _Pulse:
+    """Tells the parent how far a clip is, a few times a second."""
+
+    def __init__(self, job: int, tell: Callable[[Finishing], None]) -> None:
+        self._tell = tell
+        self._last = Finishing(job, 0, None)
+        self._told = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._last = replace(self._last, done=done, total=total)
+        self.alive()
+
+    def alive(self) -> None:
+        """Says the same as before, if that is some time ago."""
+        if time.monotonic() - self._told >= _PULSE_S:
+            self.now()
+
+    def now(self) -> None:
+        """Says the same as before. Raises ParentGone."""
+        self._told = time.monotonic()
+        self._tell(self._last)
+
+
+def check_unchanged(source: str, mark: Mapping[str, Any] | None) -> None:
+    """Sees that a clip is still the one that was taken; without a `mark` (size, mtime_ns, inode) there is nothing to.
+
+    Raises:
+        ChangedError: it is another, or has gone.
+        PublishError: nobody can tell now.
+    """
+    if mark is None:
+        return
+    try:
+        found = Path(source).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ChangedError(f"{source} has gone since it was taken; put it back to have it converted") from error
+    except OSError as error:
+        raise PublishError(f"{source} could not be looked at again: {error.strerror}") from error
+    now = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+    if any(now[name] != mark[name] for name in now):
+        raise ChangedError(f"{source} has changed since it was taken; its result would be of a clip that is no more")
+
+
+def _reports(clip: Clip, outcome: Outcome) -> dict[str, Report]:
+    """What the stages said; of a run that only had to publish, what they said in the one that made the frames."""
+    if not clip.work:
+        return dict(outcome.reports)
+    kept = checkpoints.kept_reports(clip.work) if outcome.frames == 0 else None
+    if kept is not None:
+        return kept
+    try:
+        checkpoints.keep_reports(clip.work, outcome.reports)
+    except OSError as error:
+        raise PublishError(f"{clip.work} cannot be written to: {error.strerror}") from error
+    return dict(outcome.reports)
+
+
+def _describe(clip: Clip, outcome: Outcome, about: Mapping[str, Any], pulse: _Pulse) -> tuple[str, str]:
+    """Writes the report's partial file; that, and what it shall become."""
+    _, partial = partials(clip)
+    try:
+        source = result.facts(clip.source, result.sha256(clip.source, pulse.alive))
+        output = result.facts(clip.partial, result.sha256(clip.partial, pulse.alive), clip.target)
+        outcome.reports[NAME] |= {"source_sha256": source["sha256"], "sha256": output["sha256"]}
+        report = result.compose(clip, outcome, about, {"source": source, "output": output}, time.time())
+        result.write(partial, report)
+    except OSError as error:
+        raise PublishError(f"the report of {clip.target} could not be written: {error.strerror}") from error
+    return partial, str(result.path_for(clip.target))
+
+
+def main(post: Post, line: Line) -> None:
+    """What the spawned process runs: makes the finisher, says so, publishes until there are no more orders."""
+    begin(NAME, line.output)
+    try:
+        finisher = cast(Finisher, post.spec.build())
+    except Exception as error:  # whatever it is, the parent must hear why
+        line.events.send_bytes(pack(Broken(failure_of(NAME, None, error))))
+        raise SystemExit(PEER_GONE) from error
+
+    def tell(how_far: Finishing) -> None:
+        parent = parent_process()
+        if parent is None or not parent.is_alive():
+            raise ParentGone
+        try:
+            line.events.send_bytes(pack(how_far))
+        except OSError as error:
+            raise ParentGone from error
+
+    try:
+        line.events.send_bytes(pack(Ready()))
+        door = Door(finisher, tell)
+        while True:
+            order = unpack(post.orders.recv_bytes())
+            assert isinstance(order, Finish)
+            line.events.send_bytes(pack(Ended(door(order))))
+    except EOFError:
+        return
+    except (ParentGone, BrokenPipeError) as gone:
+        raise SystemExit(PEER_GONE) from gone
