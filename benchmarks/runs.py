@@ -20,6 +20,7 @@ from pipeline.errors import UnderstudyError
 from pipeline.runner import inline
 from pipeline.specs import EngineConfig, Outcome, ProcessSpec, StageSpec, StageStats
 from pipeline.types import Job
+from stages import finish
 
 
 class EngineRun:
@@ -90,10 +91,15 @@ def engine_run(
     workshop: Workshop, chain: tuple[StageSpec, ...], processes: tuple[ProcessSpec, ...], ring_mb: int = 256
 ) -> Iterator[EngineRun]:
     """An engine for the chain, started, warmed with one short clip, closed at the end."""
-    with Engine(chain, EngineConfig(processes=processes, ring_mb=ring_mb)) as engine:
+    with Engine(chain, EngineConfig(processes=processes, ring_mb=ring_mb), finisher(chain)) as engine:
         run = EngineRun(engine, workshop)
         run(workshop.clip(640, 360, 1))
         yield run
+
+
+def finisher(chain: tuple[StageSpec, ...]) -> StageSpec:
+    """What publishes the files of a chain, as in a real job."""
+    return StageSpec("publish", "stages.finish:Finish", finish.Config(chain[-1].config))
 
 
 class Servant:
@@ -162,12 +168,13 @@ class Inline:
 
     def __init__(self, chain: tuple[StageSpec, ...]) -> None:
         self._stages = [spec.build() for spec in chain]
+        self._finisher = finish.Finish(finisher(chain).config)
         self._jobs = 0
 
     def __call__(self, source: str, target: str) -> int:
         """Converts the clip; returns how many frames it had."""
         self._jobs += 1
-        outcome = inline(self._stages, Job(self._jobs, source, target))
+        outcome = inline(self._stages, Job(self._jobs, source, target), self._finisher)
         done(outcome)
         Path(target).unlink()
         return outcome.frames
