@@ -29,7 +29,8 @@ class Overview:
         live: what it last said; None where there is nothing of it.
         there: whether its process is there.
         counts: of jobs, by state; None where there is no table, or none that can be read.
-        troubled: the last jobs that failed or are blocked, newest first; `more` whether there are others.
+        troubled: the last jobs that failed or are blocked, newest first, but for those whose clip was replaced since;
+            `more` whether there are others.
         trouble: why the table cannot be read, in a sentence.
     """
 
@@ -65,7 +66,8 @@ def look(folder: Path, now: float, most: int = 5) -> Overview:
     try:
         with Table.looking(folder / FILE) as table:
             counts = table.counts()
-            troubled = [entry for entry in table.listing(TROUBLED, limit=20 * most) if entry.current]
+            last = table.listing(TROUBLED, limit=20 * most)
+            troubled = [entry for entry in last if entry.current or table.current(entry.source) is None]
     except TableError as error:
         trouble = "" if error.errno == errno.ENOENT else str(error)
         return Overview(folder, now, said, there, trouble=trouble)
@@ -90,7 +92,7 @@ def as_json(seen: Overview, mending: Sequence[str]) -> dict[str, Any]:
                 "failure": entry.failure,
                 "attempts": entry.attempts,
                 "ended": entry.ended,
-                "retry": [*mending, str(entry.id)],
+                "retry": [*mending, str(entry.id)] if entry.current else None,
             }
             for entry in seen.troubled
         ],

@@ -112,7 +112,10 @@ def _troubled(entry: Entry, mending: Sequence[str], now: float, width: int) -> I
     head, tail = f"{entry.id} ", f" {entry.state} {duration(now - entry.ended)} ago"
     yield head + shortened(_name(entry.source), width - cells(head + tail)) + tail
     yield from _text(entry.reason.removeprefix(f"{entry.source}: "), width, 2)  # the name stands above
-    yield "  -> " + printable(shlex.join([*mending, str(entry.id)]))
+    if entry.current:
+        yield "  -> " + printable(shlex.join([*mending, str(entry.id)]))
+    else:
+        yield from _text(f"-> it is gone from {entry.folder}; put it back to have it tried again", width, 2)
 
 
 def _text(text: str, width: int, indent: int = 0) -> list[str]:

@@ -6,8 +6,8 @@ Exit codes, as systemctl has them: 0 the daemon runs (if it is paused, too: the 
 
 With --json there is one object: up, state (starting, running, paused, draining or down), folder, live (what the daemon
 last said of itself, as in live.json; null where it never did), counts (of jobs, by state), failures (the last ones:
-job, state, source, target, reason, failure, attempts, ended, retry: the command's words) and trouble (why the table of
-jobs cannot be read)."""
+job, state, source, target, reason, failure, attempts, ended, and retry: the words of the command, null where the clip
+is gone) and trouble (why the table of jobs cannot be read)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXAMPLES = """\
   understudy status
   understudy status -w                          (again every 2 seconds, until Ctrl-C)
   understudy status --json | jq .counts
-  understudy status -q || systemctl restart understudy
+  understudy status -q && echo it runs
   xdg-open "$(understudy status --url)"         (the daemon's page)
 """
 

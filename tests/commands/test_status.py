@@ -188,8 +188,19 @@ def test_what_mends_a_job_is_told_with_the_settings_in_use(program: Program, sta
 
 def test_jobs_whose_clip_is_another_by_now_are_nobodys_trouble(program: Program, state: Path) -> None:
     with Table.open(state / FILE) as table:
-        table.accept("/in", "/in/blocked.mp4", "/out/blocked.mp4", Mark(10, 10, 6), 0, time.time())
-    assert "7 blocked.mp4" not in program("status", "--state", state)[1]
+        table.accept("/in", "/in/failed again.mp4", "/out/failed again.mp4", Mark(10, 10, 6), 0, time.time())
+    out = program("status", "--state", state)[1]
+    assert "7 blocked.mp4" in out and "failed again" not in out
+
+
+def test_a_failed_clip_that_was_moved_away_is_still_told(program: Program, state: Path) -> None:
+    with Table.open(state / FILE) as table:
+        table.vanish([6])
+    lines = program("status", "--state", state)[1].splitlines()
+    at = lines.index("6 failed again.mp4 failed 1 min 0 s ago")
+    assert "  -> it is gone from /in; put it back to have it tried again" in lines[at : at + 6]
+    failures = as_json(program("status", "--state", state, "--json")[1])["failures"]
+    assert [failure["retry"] is None for failure in failures] == [False, True, False, False, False]
 
 
 def test_a_damaged_table_is_said(program: Program, state: Path) -> None:

@@ -103,6 +103,7 @@ def test_what_is_logged_deeper_down_is_about_the_job_too() -> None:
     with logs.about(12, "/in/a.mp4"):
         _log.info("inside", extra={"fields": {"frames": 3}})
         logs.for_job(_log, 13, "/in/b.mp4").info("another")
+        _log.info("not taken", extra={"fields": {"clip": "/in/d.mp4"}})
         other = threading.Thread(target=_log.info, args=("another thread",))
         other.start()
         other.join()
@@ -113,6 +114,7 @@ def test_what_is_logged_deeper_down_is_about_the_job_too() -> None:
     assert [line[20:] for line in stream.getvalue().splitlines()] == [
         "info [12 a.mp4] inside",
         "info [13 b.mp4] another",
+        "info [d.mp4] not taken",
         "info another thread",
         "info [14 c.mp4] nested",
         "info [12 a.mp4] inside again",
