@@ -48,10 +48,9 @@ class Schema:
 class Database:
     """One connection, for the thread that opened it; any process may have its own."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, turn: int = -1, new: bool = False) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, turn: int = -1) -> None:
         """Use `opened` or `looked_at`. `turn` is the descriptor of the lock file, -1 where nothing can be written."""
         self.path = path
-        self.new = new
         self._connection = connection
         self._turn = turn
         self._depth = 0
@@ -113,7 +112,7 @@ class Database:
 
 
 def opened(path: Path, schema: Schema, make: bool = True) -> Database:
-    """The database for reading and writing; with `make`, one that is not there is made (`new` is then True).
+    """The database for reading and writing; with `make`, one that is not there is made.
 
     Raises:
         Damaged: it is no such database, of another version, or not whole. Nothing has been changed.
@@ -127,8 +126,8 @@ def opened(path: Path, schema: Schema, make: bool = True) -> Database:
         turn = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with _taken(turn, path):
             _make_file(path)
-            connection, new = _connected(path, schema)
-        return Database(path, connection, turn, new)
+            connection = _connected(path, schema)
+        return Database(path, connection, turn)
     except BaseException as error:
         if turn >= 0:
             os.close(turn)
@@ -176,8 +175,8 @@ def set_aside(path: Path) -> Path:
     return Path(aside)
 
 
-def _connected(path: Path, schema: Schema) -> tuple[sqlite3.Connection, bool]:
-    """A connection to a database that is whole, and whether it was made by this call."""
+def _connected(path: Path, schema: Schema) -> sqlite3.Connection:
+    """A connection to a database that is whole."""
     with _told(path):
         connection = _connection(path, "rw")
         try:
@@ -191,7 +190,7 @@ def _connected(path: Path, schema: Schema) -> tuple[sqlite3.Connection, bool]:
             if new:
                 _fill(connection, schema)
                 _sync(path.parent)  # SQLite does so for its log, but not for the file itself
-            return connection, new
+            return connection
         except BaseException:
             connection.close()
             raise

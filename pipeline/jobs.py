@@ -85,7 +85,7 @@ class Table:
 
     @classmethod
     def open(cls, path: Path, keep: int = 100_000, make: bool = True, clock: Callable[[], float] = time.time) -> Table:
-        """For reading and writing; with `make`, a table that is not there is made, and `new`.
+        """For reading and writing; with `make`, a table that is not there is made, and is `new`.
 
         `keep` is how many rows are kept of clips whose path holds another one, or none, by now.
 
@@ -107,8 +107,13 @@ class Table:
 
     @property
     def new(self) -> bool:
-        """Whether it was made when it was opened."""
-        return self._held.new
+        """Whether there was none, and what had ended before has not been put in yet: nobody has called `filled`."""
+        return not self._held.read("SELECT 1 FROM milestones WHERE name = 'filled'")
+
+    def filled(self) -> None:
+        """Says that what had ended before the table was made is in it."""
+        with self._held.writing():
+            self._held.write("INSERT OR IGNORE INTO milestones VALUES ('filled')")
 
     def close(self) -> None:
         """Nothing can be read or written any more."""
@@ -226,7 +231,7 @@ class Table:
         return self._move(number, _RENEW, lambda job: replace(job, mark=mark))
 
     def vanish(self, numbers: Collection[int]) -> None:
-        """These clips are not where they were: the rows are current no more, those that wait or are blocked are cancelled.
+        """These clips are not where they were: the rows are current no more; what waits or is blocked is cancelled.
 
         Running ones stay as they are: they end first. Unknown ones are passed over.
         """

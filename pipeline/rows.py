@@ -113,6 +113,7 @@ SCHEMA = Schema(
             wish TEXT NOT NULL, current INTEGER NOT NULL,
             CHECK (current OR state NOT IN ('waiting', 'running', 'blocked'))
         )""",
+        "CREATE TABLE milestones (name TEXT PRIMARY KEY NOT NULL)",
         "CREATE UNIQUE INDEX current_source ON jobs (source) WHERE current",
         "CREATE INDEX current_target ON jobs (target) WHERE current",
         "CREATE INDEX by_state ON jobs (state, id)",

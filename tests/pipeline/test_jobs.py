@@ -185,7 +185,6 @@ def test_a_clip_that_ends_the_daemon_each_time_is_told_by_its_attempts(path: Pat
         add(table)
     for attempt in (1, 2, 3):
         with Table.open(path) as table:
-            assert not table.new
             table.claim(1, 60.0)
         with Table.open(path) as table:
             (job,) = table.recover(70.0)
@@ -487,7 +486,7 @@ def test_killed_while_writing(path: Path) -> None:
         with Table.looking(path) as looking:
             counts = looking.counts()
         with Table.open(path) as table:
-            assert not table.new and table.counts() == counts
+            assert table.counts() == counts
             assert sum(counts.values()) % 3 == 0 and counts[State.RUNNING] <= 2 * (turn + 1)
             for number in range(max(1, told - 30), told + 1):
                 job = table.entry(number)
@@ -587,7 +586,7 @@ def emptied_with_a_log(path: Path) -> None:
     Path(f"{path}-wal").write_bytes(b"something")
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (cut, "is damaged"),
     "cut in the header": (lambda path: os.truncate(path, 50), "is damaged"),
     "header": (overwrite(0, b"\0" * 100), "is damaged"),
@@ -621,8 +620,19 @@ def test_damage_is_found_and_kept(path: Path, damage: str) -> None:
         assert table.new and table.listing() == []
 
 
+def test_it_is_new_until_it_has_been_filled(path: Path) -> None:
+    for _ in range(2):
+        with Table.open(path) as table:
+            assert table.new
+    with Table.open(path) as table:
+        table.filled()
+        table.filled()
+    with Table.open(path) as table:
+        assert not table.new
+
+
 def test_an_earlier_copy_is_never_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database.time, "strftime", lambda _: "20260131-120000")
+    monkeypatch.setattr(time, "strftime", lambda _: "20260131-120000")
     names = []
     for turn in range(3):
         path.parent.mkdir(exist_ok=True)
