@@ -146,17 +146,20 @@ class Child:
         """Ends it at once."""
         self.verdict = verdict
         self._process.kill()
-        wait([self._process.sentinel])
+        self._join()
 
     def bury(self) -> None:
         """Ends it where it still runs, and gives all back that it took; of no use afterwards."""
-        if self.alive:
-            self.kill()
+        self.kill(self.verdict)
         with _FAMILY:
-            self._process.join()
             self._process.close()
         self._events.close()
         self._printed.pipe.close()
+
+    def _join(self) -> None:
+        wait([self._process.sentinel])  # which may take a while, so not with all others waiting
+        with _FAMILY:
+            self._process.join()
 
     def sources(self, dead: bool) -> Iterator[Connection | int]:
         """What to wait at for news of it: words, lines, and its death (with `dead` also one that has been)."""

@@ -45,6 +45,7 @@ class Publisher:
         self._orders: Connection | None = None
         self._waiting: deque[Finish] = deque()
         self._at: Finish | None = None
+        self._begun = False  # whether the process has said a word of it
         self._progress: tuple[int, int | None] = (0, None)
         self._heard = 0.0  # when it was spawned, given a clip, or last said something
         self._fruitless = 0
@@ -118,6 +119,7 @@ class Publisher:
         if isinstance(message, Broken) and self._orders is not None:
             raise error_of(message.failure)
         if isinstance(message, Finishing):
+            self._begun = True
             self._progress = (message.done, message.total)
         if isinstance(message, Ended):
             self._at = None
@@ -128,7 +130,7 @@ class Publisher:
     def _hand_over(self) -> None:
         if self._at is None and self._waiting and self.ready and self._orders is not None:
             self._at = order = self._waiting.popleft()
-            self._progress = (0, None)
+            self._progress, self._begun = (0, None), False
             self._heard = time.monotonic()
             with suppress(BrokenPipeError):  # it has died, which is noticed in `attend`
                 self._orders.send_bytes(pack(order))
@@ -142,9 +144,12 @@ class Publisher:
 
     def _mend(self, child: Child) -> list[Outcome]:
         """Settles the clip that the dead process was at, and makes a new one."""
-        end, lines, signal = child.end, child.last_lines, child.killed_by
+        end, lines, signal, begun = child.end, child.last_lines, child.killed_by, self._begun
         blamed = self._bury(child)
         self._child = None
+        if blamed is not None and not begun:  # it had died before
+            self._waiting.appendleft(blamed)
+            blamed = None
         _log.warning("%s: its process %s; starting it again", door.NAME, end)
         self._fruitless = 0 if blamed is not None else self._fruitless + 1
         if self._fruitless > _MENDS:
