@@ -191,10 +191,10 @@ def test_the_copy_is_on_the_disk_before_the_original_goes(
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(Path, "unlink", removed)
     put_away(source, inbox, done)
-    gone = next(
-        place for place, path in enumerate(seen) if path.parent == source.parent and path.name.endswith("0.part")
+    gone, written = (
+        next(place for place, path in enumerate(seen) if path.parent == folder and path.name.endswith("-0.part"))
+        for folder in (source.parent, done / "day 1")
     )
-    partial = next(place for place, path in enumerate(seen) if path.parent == done / "day 1" and path.name[0] == ".")
     assert written < gone and done / "day 1" in seen[written:gone] and done in seen[:gone] and tmp_path in seen[:gone]
 
 
