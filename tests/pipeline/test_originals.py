@@ -184,17 +184,15 @@ def test_the_copy_is_on_the_disk_before_the_original_goes(
         sync(handle)
 
     def removed(path: Path, missing_ok: bool = False) -> None:
-        seen.append(path)
+        seen.append(path / "removed")
         unlink(path, missing_ok)
 
     monkeypatch.setattr(originals, "_renamed", Elsewhere(done, lambda file, where: None))
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(Path, "unlink", removed)
     put_away(source, inbox, done)
-    gone, written = (
-        next(place for place, path in enumerate(seen) if path.parent == folder and path.name.endswith("-0.part"))
-        for folder in (source.parent, done / "day 1")
-    )
+    gone = next(at for at, path in enumerate(seen) if path.parent.parent == source.parent)
+    written = next(at for at, path in enumerate(seen) if path.parent == done / "day 1" and path.suffix == ".part")
     assert written < gone and done / "day 1" in seen[written:gone] and done in seen[:gone] and tmp_path in seen[:gone]
 
 
