@@ -9,7 +9,7 @@ from typing import cast
 
 from pipeline.failures import failure_of
 from pipeline.pixels import Plane
-from pipeline.publish import partial_path, publish
+from pipeline.publish import discard, partial_path, publish
 from pipeline.specs import Failure, Outcome
 from pipeline.types import Clip, Finisher, Frame, Frames, Job, Picture, Pulled, Report, Source, Stage
 
@@ -31,15 +31,22 @@ def inline(stages: Sequence[Stage], job: Job, finisher: Finisher | None = None) 
             count = out.index + 1
             frame = clip.first + count
         at, frame = "publish", None
-        if clip.target and finisher is not None:
-            if clip.work:
-                clip = replace(clip, partial=partial_path(clip.target, clip.id))
-            reports[at] = finisher(clip, reports, lambda _, __: None)
         if clip.target:
-            publish(clip.partial, clip.target)
+            _publish(clip, finisher, reports)
     except Exception as error:  # noqa: BLE001  the one place that owns what becomes of the job
         failure = failure_of(_blame(error) or at, frame, error)
     return Outcome(job, count, failure, reports, time.monotonic() - begun)
+
+
+def _publish(clip: Clip, finisher: Finisher | None, reports: dict[str, Report]) -> None:
+    if clip.work:
+        clip = replace(clip, partial=partial_path(clip.target, clip.id))
+    try:
+        if finisher is not None:
+            reports["publish"] = finisher(clip, reports, lambda _, __: None)
+        publish(clip.partial, clip.target)
+    finally:
+        discard(clip.partial)
 
 
 def chain(stages: Sequence[Stage], clip: Clip, reports: dict[str, Report] | None = None) -> Iterator[Frame]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.board import Board, Doing, Meter
+from pipeline.board import Board, Doing, Meter, stage_stats
+from pipeline.specs import ProcessSpec, StageStats
 
 
 @pytest.fixture
@@ -36,6 +37,30 @@ def test_time_goes_to_one_thing_of_one_stage_at_a_time(board: Board) -> None:
     assert first.wait_in_ns > 0 == second.wait_in_ns
     assert 0.9 * took < total <= took, "all the time is counted, and none twice"
     assert board.read(0).busy_ns == 0
+
+
+def test_a_stage_that_says_that_it_is_alive_has_begun_just_now(board: Board) -> None:
+    meter = Meter((board.row(1), board.row(2)))
+    meter.switch(Doing.BUSY, 1)
+    begun = board.read(2).since_ns
+    time.sleep(0.002)
+    meter.alive()
+    read = board.read(2)
+    assert read.doing is Doing.BUSY and read.since_ns >= begun + 2_000_000
+    assert read.busy_ns == read.since_ns - begun, "what it has done so far is counted"
+    assert board.read(1).since_ns <= begun
+    meter.switch(Doing.IDLE)
+    assert board.read(2).busy_ns < time.monotonic_ns() - begun, "and none of it twice"
+
+
+def test_workers_of_a_stage_are_added_up(board: Board) -> None:
+    for row, frame in ((1, 4), (2, 7)):
+        board.row(row).count()
+        board.row(row).add(Doing.BUSY, 500_000_000)
+        board.row(row).at(3, frame)
+    first, second = stage_stats(board, (ProcessSpec(("a",)), ProcessSpec(("b",), 2)))
+    assert (first.name, first.process, first.workers, first.frames) == ("a", 0, 1, 0)
+    assert second == StageStats("b", 1, 2, frames=2, busy=1.0, clip=3, frame=7)
 
 
 def test_a_row_says_where_its_stage_is(board: Board) -> None:

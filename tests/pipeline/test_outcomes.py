@@ -19,6 +19,7 @@ GOOD = Outcome(JOB, 50, seconds=2.0, reports={"decode": {"packets": 50}})
     ("failure", "code", "said"),
     [
         (Failure("decode", None, "/in/a.mp4 is empty", "InputError"), 3, "/in/a.mp4 is empty"),
+        (Failure("publish", None, "/in/a.mp4 has changed", "ChangedError"), 3, "/in/a.mp4 has changed"),
         (Failure("decode", 7, "too long", "InputError"), 3, "/in/a.mp4: decode failed at frame 7: too long"),
         (Failure("swap", 3, "KeyError: 1", "KeyError"), 4, "/in/a.mp4: swap failed at frame 3: KeyError: 1"),
         (Failure("swap", 3, "was killed by SIGKILL"), 4, "/in/a.mp4: swap failed at frame 3: was killed by SIGKILL"),
@@ -31,6 +32,12 @@ def test_failures(failure: Failure, code: int, said: str) -> None:
     assert exit_code([GOOD, outcome]) == code
     assert sentence(outcome) == said
     assert json.loads(json.dumps(as_json(outcome)))["failure"]["sentence"] == said
+
+
+def test_machines_are_told_the_systems_numbers() -> None:
+    outcome = Outcome(JOB, failure=Failure("encode", 3, "disk full", "PublishError", errno=28, signal=9))
+    told = as_json(outcome)["failure"]
+    assert (told["errno"], told["signal"], told["frame"]) == (28, 9, 3)
 
 
 def test_success() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PublishError
-from pipeline.publish import discard, partial_path, publish, sweep
+from pipeline.publish import discard, partial_path, publish, sweep, take_over
 
 NAMES = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=200
@@ -37,6 +38,53 @@ def test_names_of_255_bytes_that_end_in_half_a_character(tmp_path: Path) -> None
 
 def test_jobs_do_not_share_partial_files() -> None:
     assert partial_path("/a/b.mp4", 1) != partial_path("/a/b.mp4", 2)
+
+
+def test_partial_files_tell_whose_they_are() -> None:
+    assert partial_path("/a/b.mp4", 1) == f"/a/.b.mp4.{os.getpid()}-1.part"
+    assert partial_path("/a/b.mp4", 1, 77) == "/a/.b.mp4.77-1.part"
+
+
+def test_a_partial_file_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_bytes(b"new")
+    take_over(str(tmp_path / "theirs"), str(tmp_path / "mine"), "/out/a")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(PublishError, match="/out/a could not be put in its place: no such file") as caught:
+        take_over(str(tmp_path / "theirs"), str(tmp_path / "mine"), "/out/a")
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_stands_beside_is_there_with_it_or_not_at_all(replaced: bool, tmp_path: Path) -> None:
+    partial, beside, target, report = (tmp_path / name for name in ("p", "b", "a", "a.json"))
+    partial.write_bytes(b"new")
+    beside.write_bytes(b"about it")
+    publish(str(partial), str(target), (str(beside), str(report)))
+    assert (target.read_bytes(), report.read_bytes()) == (b"new", b"about it")
+    if not replaced:
+        target.unlink()
+    report.unlink()
+    beside.write_bytes(b"about another")
+    with pytest.raises(PublishError, match="no such file"):
+        publish(str(partial), str(target), (str(beside), str(report)))
+    assert not report.exists(), "of a file that is not even whole nothing is said"
+
+
+def test_what_stands_beside_goes_where_the_file_cannot_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, beside, target, report = (tmp_path / name for name in ("p", "b", "a", "a.json"))
+    partial.write_bytes(b"new")
+    beside.write_bytes(b"about it")
+    rename = Path.replace
+
+    def refused(self: Path, to: str) -> Path:
+        if self == partial:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(PublishError, match="input/output error"):
+        publish(str(partial), str(target), (str(beside), str(report)))
+    assert not report.exists() and not target.exists()
 
 
 def test_publish_replaces(tmp_path: Path) -> None:
@@ -79,6 +127,7 @@ def test_what_cannot_be_published_says_so_and_touches_nothing(
         publish(str(tmp_path / partial), str(tmp_path / target))
     assert "\n" not in str(caught.value) and str(tmp_path / target) in str(caught.value)
     assert caught.value.exit_code == 6
+    assert caught.value.errno in (errno.ENOENT, errno.EISDIR)
     assert (tmp_path / "there").read_bytes() == b"new"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.runner import chain, inline
 from pipeline.types import Job, Stage
-from tests.pipeline.toys import Check, Config, Edit, Find, Gather, Make
+from tests.pipeline.toys import Check, Config, Edit, Find, Finish, Gather, Make
 
 
 def stages(**configs: Config) -> list[Stage]:
@@ -48,6 +48,24 @@ def test_what_cannot_be_published_says_so(tmp_path: Path) -> None:
     outcome = inline(stages(), Job(1, "64x48x2", str(target)))
     assert outcome.failure is not None
     assert (outcome.failure.stage, outcome.failure.error) == ("publish", "PublishError")
+
+
+@pytest.mark.parametrize("work", [False, True], ids=["in one go", "in segments"])
+def test_a_finisher_makes_the_file_whole(work: bool, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    job = Job(1, "64x48x10", str(tmp_path / "out"), str(tmp_path / "work") if work else "")
+    outcome = inline(stages(), job, Finish(None))
+    assert outcome.failure is None
+    assert outcome.reports["publish"]["seen"] == "check,edit,find,gather,make"
+    assert (tmp_path / "out").read_bytes() == b"finished"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_a_finisher_that_refuses_is_named(tmp_path: Path) -> None:
+    outcome = inline(stages(), Job(1, "64x48x10", str(tmp_path / "out")), Finish(Config("refuse")))
+    assert outcome.failure is not None
+    assert (outcome.failure.stage, outcome.failure.frame, outcome.failure.error) == ("publish", None, "PublishError")
+    assert not list(tmp_path.iterdir()), "no half file"
 
 
 def test_a_chain_can_be_looked_into() -> None:
