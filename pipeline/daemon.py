@@ -1,46 +1,184 @@
-"""The daemon."""
+"""The daemon: watches folders, has what arrives in them made, and remembers what became of it.
+
+    inboxes -> intake -> the table of jobs -> dispatch -> lanes (engines) -> the door -> clerk -> the table of jobs
+
+One thread does all but the making (`shift`). It waits on one queue, into which lanes put what has ended and signals a
+word; it never waits for a clip, a model or a disk that is full. What is in no table is found again by looking, and what
+the table cannot take now is kept and offered again, so that a stop at any moment loses nothing but a little work.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import os
+import queue
+import time
+from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
 from pathlib import Path
 
+from pipeline.clerk import Clerk
+from pipeline.daemon_config import Setup
+from pipeline.errors import UnderstudyError
+from pipeline.jobs import FILE, Damaged, Table, set_aside
+from pipeline.lanes import Event, Lane
+from pipeline.lock import claimed
+from pipeline.logs import keeping
+from pipeline.notify import VARIABLES, Notifier
+from pipeline.plan import make_folder
+from pipeline.rebuild import Place, rebuild
+from pipeline.shift import Shift
+from pipeline.specs import Outcome
+from pipeline.status.page import Page
+from pipeline.telling import Teller
 
-@dataclass(frozen=True, slots=True)
-class DaemonConfig:
-    """The daemon's own settings.
+_log = logging.getLogger(__name__)
 
-    Attributes:
-        state: the folder of the table of jobs, the log, the lock and all else that it has to remember.
-        work: where clips are made until they are whole; None: in the state folder.
-        engines: how many models are loaded at once, at most; 0: one, or one for each of `devices`.
-        devices: where engines run, one after the other: cpu, cuda:0, cuda:1 ...; none: where swap.device says.
-        checkpoint_s: seconds of a clip between two checkpoints, about.
-        least_free_mb: MiB that must be free on the disks of state, work and out for a clip to be begun.
-        drain_s: how long what is being published has to end when the daemon is told to.
-        sheets: how many contact sheets of finished clips are kept; 0: none are made.
-    """
+#: The page is started again after so long, doubled each time up to the second.
+_AGAIN_S, _LONG_S = 1.0, 60.0
 
-    state: Path = Path(".understudy")
-    work: Path | None = None
-    engines: int = 0
-    devices: tuple[str, ...] = ()
-    checkpoint_s: float = 10.0
-    least_free_mb: int = 512
-    drain_s: float = 20.0
-    sheets: int = 200
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.engines <= 64:
-            raise ValueError(f"engines must be from 0 to 64, not {self.engines}")
-        if not 0.5 <= self.checkpoint_s <= 3600:
-            raise ValueError(f"checkpoint_s must be from 0.5 to 3600, not {self.checkpoint_s:g}")
-        if not 0 <= self.drain_s <= 3600:
-            raise ValueError(f"drain_s must be from 0 to 3600, not {self.drain_s:g}")
-        if self.least_free_mb < 0 or self.sheets < 0:
-            raise ValueError("least_free_mb and sheets cannot be negative")
+class Daemon:
+    """Runs until it is told to stop; `stop` and `reload` may be called from signal handlers and other threads."""
 
-    @property
-    def work_folder(self) -> Path:
-        """Where clips are made until they are whole."""
-        return self.work or self.state / "work"
+    def __init__(self, read: Callable[[], Setup], tell: Callable[[Outcome, Lane], None]) -> None:
+        """`read` reads the configuration, now and on `reload`; `tell` gets the outcome of each clip.
+
+        Raises:
+            UnderstudyError: as `read`.
+        """
+        self._read = read
+        self._setup = read()
+        self._tell = tell
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._stopping = self._reloading = False
+        self.failed = 0
+
+    def stop(self) -> None:
+        """Has it end: what is being made is left at its last checkpoint."""
+        self._stopping = True
+        self._events.put(None)
+
+    def reload(self) -> None:
+        """Has it read the configuration again; a bad one leaves all as it is."""
+        self._reloading = True
+        self._events.put(None)
+
+    def run(self, environ: MutableMapping[str, str], once: bool = False) -> None:
+        """Runs until `stop`, or (`once`) until all that is there has been dealt with.
+
+        `environ` says whether a service manager listens; that is taken out of it, for it is not meant for children.
+
+        Raises:
+            ConfigError: a folder is missing, or another daemon has it.
+            TableError: the table of jobs cannot be used.
+        """
+        config = self._setup.config
+        notifier = Notifier.from_environment(environ)
+        for name in VARIABLES:
+            environ.pop(name, None)
+        for folder in (config.state, config.work_folder, config.state / "sheets"):
+            make_folder(folder)
+        with ExitStack() as stack:
+            inboxes = [folder.config.inbox for folder in self._setup.folders]
+            claim = stack.enter_context(claimed(config.state, inboxes))
+            lines = stack.enter_context(keeping(config.state))
+            _log.info("started, as process %d", os.getpid())
+            table = stack.enter_context(_opened(self._setup))
+            clerk = Clerk(table, config.retry, lines.lines)
+            stack.callback(clerk.close)
+            shift = Shift(self._setup, table, clerk, self._events, self._tell)
+            stack.callback(shift.close)
+            shift.begin()
+            page = _Kept(Page(config.state, config.page), enabled=config.page.enabled and not once)
+            stack.callback(page.stop)
+            teller = Teller(config.state, config.work_folder)
+            stack.callback(teller.end)
+            notifier.ready()
+            while not self._stopping and not (once and shift.idle):
+                if self._reloading:
+                    self._reloading = False
+                    notifier.reloading()
+                    self._reread(shift, lambda setup: claim.hold([f.config.inbox for f in setup.folders]))
+                    notifier.ready()
+                shift.turn()
+                shift.tell(teller, page.mend())
+                notifier.alive()
+            notifier.stopping()
+            notifier.extend(config.drain_s + 10)
+            shift.drain()
+            self.failed = shift.failed
+        _log.info("stopped")
+
+    def _reread(self, shift: Shift, hold: Callable[[Setup], None]) -> None:
+        try:
+            setup = self._read()
+            hold(setup)
+            shift.change(setup)
+        except UnderstudyError as error:
+            hold(self._setup)
+            _log.error("the configuration is left as it was: %s", error)
+            return
+        self._setup = setup
+        _log.info("the configuration has been read again")
+
+
+class _Kept:
+    """The page, kept up; clips go on without it, whatever is wrong with it."""
+
+    def __init__(self, page: Page, enabled: bool) -> None:
+        self._page = page
+        self._enabled = enabled
+        self._due = 0.0
+        self._wait_s = _AGAIN_S
+
+    def mend(self) -> str:
+        """Starts it where it does not run, and not too often; its address, without the token."""
+        now = time.monotonic()
+        if not self._enabled or self._page.alive():
+            return self._page.address
+        if now >= self._due:
+            if end := self._page.end:
+                _log.warning("the page's process %s; it is started again", end)
+            self._wait_s = _AGAIN_S if now - self._due > _LONG_S else min(_LONG_S, 2 * self._wait_s)
+            self._due = now + self._wait_s
+            self._start()
+        return self._page.address
+
+    def _start(self) -> None:
+        first = not self._page.address
+        try:
+            self._page.start()
+        except UnderstudyError as error:
+            _log.error("there is no page now: %s", error)
+            return
+        if first:
+            _log.info(
+                "the page is at %s; `understudy status --url` gives the address that lets you in", self._page.address
+            )
+            if not self._page.is_local:
+                _log.warning("others on the network can reach the page, and read along: it is not encrypted")
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._page.stop()
+
+
+def _opened(setup: Setup) -> Table:
+    """The table; where it is damaged it is set aside, and where it is not there it is rebuilt from the folders."""
+    path = setup.config.state / FILE
+    try:
+        table = Table.open(path)
+    except Damaged as error:
+        kept = set_aside(path)
+        _log.error("%s; it is kept as %s, and a new one is made from what lies in the folders", error, kept)
+        table = Table.open(path)
+    if table.new:
+        places = [
+            Place(
+                Path(folder.name), folder.config.out.absolute(), folder.config.failed_folder.absolute(), folder.targets
+            )
+            for folder in setup.folders
+        ]
+        rebuild(table, places)
+    return table

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.inbox import WatchConfig
 from pipeline.lanes import Station
 from pipeline.retries import RetryConfig
+from pipeline.status.page import PageConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class DaemonConfig:
         drain_s: how long what is being published has to end when the daemon is told to.
         sheets: how many contact sheets of finished clips are kept; 0: none are made.
         retry: what is tried again, how often and when.
+        page: where the page is served.
     """
 
     state: Path = Path(".understudy")
@@ -36,6 +38,7 @@ class DaemonConfig:
     drain_s: float = 20.0
     sheets: int = 200
     retry: RetryConfig = field(default_factory=RetryConfig)
+    page: PageConfig = field(default_factory=PageConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.engines <= 64:
@@ -69,6 +72,12 @@ class Watched:
     def name(self) -> str:
         """The folder, absolute: what the table of jobs calls it."""
         return str(self.config.inbox.absolute())
+
+    def targets(self, source: Path) -> tuple[Path, Path]:
+        """What a clip becomes: under its own name, or where another clip becomes that already, under its whole name."""
+        beside = self.config.out.absolute() / source.parent.relative_to(self.name)
+        suffix = self.suffix_for(str(source))
+        return beside / (source.stem + suffix), beside / (source.name + suffix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,37 +8,34 @@ blocked, and says so.
 from __future__ import annotations
 
 import logging
+import queue
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import result
-from pipeline.inbox import Arrival, Inbox, WatchConfig
+from pipeline import live, result
+from pipeline.daemon_config import Setup, Watched
+from pipeline.inbox import Arrival, mark_of
 from pipeline.jobs import Entry, State, Table
-from pipeline.lanes import Station
 from pipeline.logs import for_job
-from pipeline.set_aside import digest
+from pipeline.lookout import Lookout, Seen
+from pipeline.originals import digest
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A watched folder and what becomes of the clips in it."""
-
-    config: WatchConfig
-    station: Station
-    suffix_for: Callable[[str], str]
+#: So many clips are put into the table in one transaction.
+_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
     """A clip that has the size and date of one that is done, but is another file; its content decides."""
 
-    inbox: Inbox
+    folder: Watched
     arrival: Arrival
     entry: Entry
     sha256: Future[str]
@@ -47,78 +44,148 @@ class _Doubt:
 class Intake:
     """Puts what has arrived into the table; keeps what the table would not take for the next time."""
 
-    def __init__(self, table: Table, places: Mapping[Inbox, Place]) -> None:
-        self.places = places
+    def __init__(self, setup: Setup, table: Table, wake: Callable[[], None]) -> None:
+        """`wake` is called, in other threads, when `take` has something to do."""
+        self._setup = setup
         self._table = table
-        self._arrived: deque[tuple[Inbox, Arrival]] = deque()
+        self._wake = wake
+        self._seen: queue.SimpleQueue[Seen] = queue.SimpleQueue()
+        self._arrived: deque[tuple[Watched, Arrival]] = deque()
+        self._gone: deque[Path] = deque()
         self._doubts: list[_Doubt] = []
         self._stopping = False
         self._reader = ThreadPoolExecutor(1, "digests")
+        self._lookouts: dict[str, Lookout] = {}
+
+    def begin(self) -> None:
+        """Begins to look."""
+        config = self._setup.config
+        own = [place for folder in self._setup.folders for place in folder.config.own_folders.values()]
+        excluded = [config.state, config.work_folder, *own]
+        for folder in self._setup.folders:
+            known = self._table.known(folder.name)
+            self._lookouts[folder.name] = Lookout(folder, known, excluded, self._told)
 
     def close(self) -> None:
-        """Gives up what is being compared; it will come again."""
+        """Looks no more, and gives up what is being compared; it will come again."""
         self._stopping = True
+        for lookout in self._lookouts.values():
+            lookout.close()
         self._reader.shutdown(cancel_futures=True)
 
     @property
     def busy(self) -> bool:
-        """Whether anything has arrived that is not in the table yet."""
-        return bool(self._arrived or self._doubts)
+        """Whether anything has arrived that is not in the table yet, or may be about to."""
+        waiting = bool(self._arrived or self._gone or self._doubts) or not self._seen.empty()
+        return waiting or not all(lookout.settled for lookout in self._lookouts.values())
+
+    def shown(self) -> tuple[live.Folder, ...]:
+        """The watched folders for those who look."""
+        return tuple(lookout.shown() for lookout in self._lookouts.values())
 
     def take(self) -> None:
-        """Accepts what has become ready. Raises TableError; nothing is lost then."""
-        for inbox in self.places:
-            self._arrived.extend((inbox, arrival) for arrival in inbox.take())
+        """Puts what has become ready into the table. Raises TableError; nothing is lost then."""
+        with suppress(queue.Empty):
+            while True:
+                seen = self._seen.get_nowait()
+                self._arrived.extend((seen.folder, arrival) for arrival in seen.arrivals)
+                self._gone.extend(seen.gone)
         for doubt in [doubt for doubt in self._doubts if doubt.sha256.done()]:
             self._decide(doubt)
             self._doubts.remove(doubt)
         while self._arrived:
-            inbox, arrival = self._arrived[0]
-            known = self._table.current(str(arrival.source))
-            if arrival.moved and known is not None and known.state is State.DONE and known.digest:
-                self._doubts.append(_Doubt(inbox, arrival, known, self._reader.submit(self._digest, arrival.source)))
-            elif known is None or known.state is not State.RUNNING:
-                self._accept(inbox, arrival)
-            self._arrived.popleft()
+            some = [self._arrived[n] for n in range(min(_AT_ONCE, len(self._arrived)))]
+            with self._table.together():
+                for folder, arrival in some:
+                    self._arrive(folder, arrival)
+            for _ in some:
+                self._arrived.popleft()
+        while self._gone:
+            self._vanish(self._gone[0])
+            self._gone.popleft()
+
+    def look(self, entry: Entry) -> None:
+        """Has somebody look again at where a job's clip lies: it may be another one by now."""
+        if (lookout := self._lookouts.get(entry.folder)) is not None:
+            lookout.look(Path(entry.source), entry.mark)
+
+    def is_there(self, entry: Entry) -> bool:
+        """Whether the clip of a job that shall begin lies there unchanged; else it is seen to."""
+        source = Path(entry.source)
+        try:
+            mark = mark_of(source)
+        except OSError as error:
+            self._table.claim(entry.id, time.time())
+            self._table.release(entry.id, f"it cannot be read: {error.strerror}", time.time() + 10, counted=False)
+            return False
+        if mark is None:
+            self._vanish(source)
+            return False
+        if mark != entry.mark:
+            self.look(entry)
+            self._postpone(entry)
+            return False
+        return True
+
+    def _postpone(self, entry: Entry) -> None:
+        """Not before whoever looks has had the time to see what lies there now."""
+        self._table.claim(entry.id, time.time())
+        self._table.release(entry.id, "the clip has changed since it was taken", time.time() + 5, counted=False)
+
+    def _told(self, seen: Seen) -> None:
+        self._seen.put(seen)
+        self._wake()
 
     def _digest(self, source: Path) -> str:
         try:
             return digest(source, lambda: self._stopping)
         except OSError:
             return ""  # gone, or not to be read: it is looked at again
+        finally:
+            self._wake()
 
     def _decide(self, doubt: _Doubt) -> None:
         if doubt.sha256.result() == doubt.entry.digest:
             self._table.replace_mark(doubt.entry.id, doubt.arrival.mark)
-            _log.info("%s is the clip that is done already", doubt.arrival.source)
+            for_job(_log, doubt.entry.id, doubt.entry.source).info("done already: this is the same clip")
         elif doubt.sha256.result():
-            self._accept(doubt.inbox, doubt.arrival)
+            self._accept(doubt.folder, doubt.arrival)
 
-    def _accept(self, inbox: Inbox, arrival: Arrival) -> None:
-        place, source = self.places[inbox], arrival.source
-        target, trouble = self._target(place, source)
-        config = place.config
-        entry = self._table.accept(
-            str(config.inbox.absolute()), str(source), str(target), arrival.mark, config.priority, arrival.seen
-        )
-        log = for_job(_log, entry.id, str(source))
-        trouble = trouble or arrival.fault
+    def _vanish(self, source: Path) -> None:
+        entry = self._table.current(str(source))
+        if entry is not None and entry.state is not State.RUNNING:
+            self._table.vanish([entry.id])
+            if entry.state is State.WAITING:
+                for_job(_log, entry.id, entry.source).warning("cancelled: the clip is gone")
+            if (lookout := self._lookouts.get(entry.folder)) is not None:
+                lookout.forget(source)
+
+    def _arrive(self, folder: Watched, arrival: Arrival) -> None:
+        known = self._table.current(str(arrival.source))
+        if known is not None and known.state is State.RUNNING:
+            return  # it is looked at again when that has ended
+        if arrival.moved and known is not None and known.state is State.DONE and known.digest:
+            self._doubts.append(_Doubt(folder, arrival, known, self._reader.submit(self._digest, arrival.source)))
+        else:
+            self._accept(folder, arrival)
+
+    def _accept(self, folder: Watched, arrival: Arrival) -> None:
+        source = str(arrival.source)
+        target, trouble = self._target(folder, arrival.source)
+        entry = self._table.accept(folder.name, source, str(target), arrival.mark, folder.config.priority, arrival.seen)
+        log = for_job(_log, entry.id, source)
         if arrival.fault:
-            self._table.fail(entry.id, trouble, None, time.time())
-            log.error("given up: %s", trouble)
+            self._table.fail(entry.id, arrival.fault, None, time.time())
+            log.error("failed: %s", arrival.fault)
         elif trouble:
             self._table.block(entry.id, trouble, time.time())
             log.error("blocked: %s", trouble)
         else:
             log.info("taken")
 
-    def _target(self, place: Place, source: Path) -> tuple[Path, str]:
+    def _target(self, folder: Watched, source: Path) -> tuple[Path, str]:
         """What the clip becomes, and why that cannot be; empty where it can."""
-        config = place.config
-        beside = config.out.absolute() / source.parent.relative_to(config.inbox.absolute())
-        suffix = place.suffix_for(str(source))
-        for name in (source.stem + suffix, source.name + suffix):
-            target = beside / name
+        for target in folder.targets(source):
             owner = self._table.owner(str(target))
             if owner is not None and owner.source != str(source):
                 continue

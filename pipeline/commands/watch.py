@@ -1,25 +1,33 @@
-"""Watches folders: drop a clip in, find the swapped clip in the out folder. The models stay loaded between clips.
+"""Watches folders: drop a clip in, find the swapped clip in the out folder, sound and timing untouched.
 
-A clip is taken once it has been still for a while (watch.N.settle_s), so it may be copied in slowly. Hidden files and
-the temporary names of browsers and copy programs are passed over. A clip that fails leaves NAME.failed.json in the out
-folder, with the reason, and is not tried again until the clip changes or that file is deleted; the others go on."""
+A clip is taken once it has been still for a while (watch.N.settle_s), nobody writes to it any more and it is whole, so
+it may be copied in slowly; hidden files and the temporary names of browsers and copy programs are passed over. What
+has been taken stands in a table (`understudy jobs`), so a restart goes on where the last run ended: inside a clip at
+its last checkpoint, and nothing is made twice. A result appears under its name when it is whole and checked, with a
+report beside it (NAME.json). A clip that fails leaves its reason in OUT/failed; the others go on.
+
+SIGTERM ends it in good order (exit 0), a second one at once; SIGHUP has it read the configuration again. Look at it
+with `understudy status`, `understudy logs -f` and the page whose address it prints. docs/daemon.md has the rest."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
+import os
+import signal
 import sys
-import time
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.app import Settings
-    from pipeline.engine import Engine
-    from pipeline.inbox import WatchConfig
-    from pipeline.specs import Outcome
+    from types import FrameType
+
+    from pipeline.daemon import Daemon
+    from pipeline.daemon_config import Setup
+    from pipeline.lanes import Lane
+    from pipeline.specs import Outcome, StageStats
 
 SUMMARY = "watch folders and swap what is dropped into them"
 
@@ -29,8 +37,6 @@ EXAMPLES = """\
   understudy watch -c config.yaml --once        (drain what is there, then exit: 4 if a clip failed)
   understudy watch -c config.yaml --json        (one JSON object a clip on standard output)
 """
-
-_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,44 +48,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs until it is stopped, or until all is done with --once."""
-    from pipeline import app
+    from pipeline.daemon import Daemon
     from pipeline.errors import StageError
-    from pipeline.inbox import Inbox, prepare_folders
-    from pipeline.progress import stage_table
-    from pipeline.watch import Watcher
+
+    daemon = Daemon(partial(_setup, args), _Teller(args.json))
+    with _obeying(daemon) as ended_by:
+        daemon.run(os.environ, args.once)
+    if ended_by and ended_by[0] == signal.SIGINT:
+        return 128 + signal.SIGINT
+    return StageError.exit_code if args.once and daemon.failed else 0
+
+
+def _setup(args: argparse.Namespace) -> Setup:
+    """What the configuration says, each folder's model looked at. Raises ConfigError, WeightsError, PublishError."""
+    from pipeline import app
+    from pipeline.daemon_config import Setup, Watched
+    from pipeline.inbox import prepare_folders
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
     prepare_folders(settings.watch)
-    with ExitStack() as stack:
-        engines: dict[tuple[Any, ...], Engine] = {}
-        inboxes = {}
-        for folder in settings.watch:
-            own = _own_settings(settings, folder)
-            key = (own.model, own.swap.to)
-            if key not in engines:
-                engines[key] = stack.enter_context(app.engine(own, app.stage_specs(own)))
-            inboxes[Inbox(folder, lambda source: app.result_suffix(settings, source))] = engines[key]
-            _log.info("watching %s; results go to %s", folder.inbox, folder.out)
-        watcher = Watcher(inboxes, lambda outcome, stages: _tell(outcome, stages, args.json))
-        begun = time.monotonic()
-        watcher.run(args.once)
-        if not args.json and not args.quiet:
-            for engine in engines.values():
-                print(stage_table(engine.stats(), time.monotonic() - begun))
-    return StageError.exit_code if watcher.failed else 0
+    folders = []
+    for folder in settings.watch:
+        own = app.folder_settings(settings, folder)
+        station = partial(app.station, settings, folder)
+        station()  # a model that is not there is said now
+        folders.append(Watched(folder, station, partial(app.result_suffix, own)))
+    return Setup(settings.daemon, tuple(folders))
 
 
-def _own_settings(settings: Settings, folder: WatchConfig) -> Settings:
-    """The settings with what one watched folder says for itself."""
-    swap = replace(settings.swap, to=folder.to) if folder.to else settings.swap
-    return replace(settings, model=folder.model or settings.model, swap=swap)
+class _Teller:
+    """Prints the outcome of each clip, as a JSON object a line, with what the stages did for it."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._before: dict[Lane, tuple[StageStats, ...]] = {}
+
+    def __call__(self, outcome: Outcome, lane: Lane) -> None:
+        from pipeline import outcomes
+        from pipeline.progress import since
+
+        now = lane.now.stats
+        before = self._before.get(lane, ())
+        self._before = {known: stats for known, stats in self._before.items() if known.state != "down"} | {lane: now}
+        if self._as_json:
+            done = since(now, before) if before else now
+            told = {**outcomes.as_json(outcome), **outcomes.stages_as_json(done, outcome.seconds)}
+            print(json.dumps(told), file=sys.stdout, flush=True)
 
 
-def _tell(outcome: Outcome, stages: dict[str, Any], as_json: bool) -> None:
-    from pipeline import outcomes
+@contextmanager
+def _obeying(daemon: Daemon) -> Iterator[list[int]]:
+    """Signals are obeyed meanwhile; gives those that ended it. The second one to say so does at once."""
+    came: list[int] = []
 
-    if as_json:
-        print(json.dumps({**outcomes.as_json(outcome), **stages}), file=sys.stdout, flush=True)
-    level = logging.INFO if outcome.ok else logging.ERROR
-    said = "published: " if outcome.ok else "failed: "
-    _log.log(level, "%s", said + outcomes.sentence(outcome), extra={"fields": {"stages": stages}})
+    def end(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(128 + number)  # stage processes see their pipes close, and go
+        came.append(number)
+        daemon.stop()
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        daemon.reload()
+
+    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

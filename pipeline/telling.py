@@ -1,0 +1,128 @@
+"""What the daemon says of itself, put together once a second from what it holds (see `live`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from pipeline import checkpoints, live
+from pipeline.lanes import Lane
+from pipeline.specs import StageStats
+from pipeline.types import Clip
+
+_log = logging.getLogger(__name__)
+
+#: While nothing happens the file is renewed only so often, which is what tells that the daemon lives.
+_RESTING_S = 5.0
+
+
+class Teller:
+    """Writes the live file."""
+
+    def __init__(self, state: Path, work: Path) -> None:
+        self._state = state
+        self._work = str(work.absolute())
+        self._started = time.time()
+        self._said = 0.0
+        self._speeds: dict[int, _Speed] = {}
+        self._reason = ""
+        self._last: tuple[object, ...] = ()
+        self.version = metadata.version("understudy")
+
+    def tell(self, reason: str, folders: tuple[live.Folder, ...], lanes: list[Lane], draining: bool, web: str) -> None:
+        """Renews the file, where a second has passed; says in the log when what is wrong changes."""
+        self._log_reason(reason)
+        now = time.time()
+        running = tuple(shown for lane in lanes for shown in self._running(lane))
+        summary = (reason, draining, tuple(lane.state for lane in lanes), tuple(one.job for one in running))
+        resting = not running and summary == self._last
+        if now - self._said < (_RESTING_S if resting else 0.9) and summary == self._last:
+            return
+        self._said, self._last = now, summary
+        self._speeds = {
+            number: speed for number, speed in self._speeds.items() if any(number == r.job for r in running)
+        }
+        trouble = next((folder.trouble for folder in folders if folder.trouble), "")
+        state = "draining" if draining else "paused" if reason else "running"
+        told = live.Live(
+            pid=os.getpid(),
+            version=self.version,
+            started=self._started,
+            time=now,
+            state=state,
+            reason=reason or trouble,
+            ready=state == "running" and not trouble,
+            web=web,
+            watched=self._work,
+            sheets=str((self._state / "sheets").absolute()),
+            folders=folders,
+            lanes=tuple(lane.shown() for lane in lanes),
+            running=running,
+        )
+        try:
+            live.write(self._state, told)
+        except OSError as error:  # a full disk is said elsewhere; what is told is for looking at only
+            _log.debug("the live file could not be written: %s", error)
+
+    def end(self) -> None:
+        """The daemon is gone."""
+        (self._state / live.FILE).unlink(missing_ok=True)
+
+    def _log_reason(self, reason: str) -> None:
+        if reason == self._reason:
+            return
+        if reason:
+            _log.warning("paused: %s", reason)
+        else:
+            _log.info("going on")
+        self._reason = reason
+
+    def _running(self, lane: Lane) -> list[live.Running]:
+        now = lane.now
+        return [self._clip(number, clip, now.stats, now.finishing, lane) for number, clip in now.clips.items()]
+
+    def _clip(
+        self,
+        number: int,
+        clip: Clip,
+        stats: tuple[StageStats, ...],
+        finishing: Mapping[int, tuple[int, int | None]],
+        lane: Lane,
+    ) -> live.Running:
+        at = [stage for stage in stats if stage.clip == number and stage.frame >= 0]
+        if number in finishing:
+            (frame, frames), step = finishing[number], "publish"
+        elif at:
+            last = at[-1]
+            frame, frames, step = clip.first + last.frame + 1, clip.frames, last.name
+        else:
+            frame, frames, step = clip.kept, clip.frames, "decode"
+        speed = self._speeds.setdefault(number, _Speed(step, frame, time.monotonic()))
+        fps = speed.fps(step, frame, time.monotonic())
+        eta_s = (frames - frame) / fps if frames and fps > 0 and frames >= frame else None
+        seconds = time.monotonic() - speed.begun
+        preview = str(Path(clip.work) / checkpoints.PREVIEW) if clip.work else ""
+        source, target = clip.source, clip.target
+        return live.Running(
+            number, source, target, step, frame, frames, round(fps, 2), eta_s, round(seconds, 1), preview
+        )
+
+
+class _Speed:
+    """How fast a clip goes: over its whole time in one step."""
+
+    def __init__(self, step: str, frame: int, now: float) -> None:
+        self.begun = self._since = now
+        self._publishing = step == "publish"
+        self._first = frame
+
+    def fps(self, step: str, frame: int, now: float) -> float:
+        """Frames a second so far; begins anew when the clip goes to the door."""
+        publishing = step == "publish"
+        if publishing != self._publishing:
+            self._publishing, self._first, self._since = publishing, frame, now
+        return max(0.0, frame - self._first) / (now - self._since) if now > self._since else 0.0
