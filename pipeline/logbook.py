@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from pipeline.logs import FILE, plain
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _MOST = 64 << 20  # bytes that are read of one file: several times what the daemon lets it become
+_LOOKS = 100  # at files that are rotated each time; the next call looks again
+
+_Identity = tuple[int, int]  # device and inode: what stays when a file is renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,36 +127,52 @@ class Logbook:
 
     def _newer(self) -> list[BinaryIO]:
         """The files that have come after the one that is open, the oldest first, opened."""
-        files = self._files()
         if self._file is None:
-            return files[::-1]
-        mine = os.fstat(self._file.fileno())
-        at = next((at for at, file in enumerate(files) if _identity(file) == (mine.st_dev, mine.st_ino)), None)
-        if at is None:  # it is deleted, by many rotations or by hand
-            at = next((at for at, file in enumerate(files) if _changed(file) < mine.st_mtime_ns), len(files))
-        for file in files[at:]:
-            file.close()
+            return self._files()[::-1]
+        mine = _identity(self._file)
+        files = self._files(mine)
+        if files and _identity(files[-1]) == mine:
+            at = len(files) - 1
+        else:  # it is deleted, by many rotations or by hand: the others are told apart by their age
+            before = _changed(self._file)
+            at = next((at for at, file in enumerate(files) if _changed(file) < before), len(files))
+        _close(files[at:])
         return files[:at][::-1]
 
-    def _files(self) -> list[BinaryIO]:
-        """The files there are, the newest first, opened.
+    def _files(self, last: _Identity | None = None) -> list[BinaryIO]:
+        """The files there are, the newest first, opened; none beyond the `last` that is of interest.
 
-        While they are opened the daemon may shift them: one may be met again under the next number, none is missed.
+        The daemon may rotate them meanwhile. While it renames them, upwards, one may be met again under its next
+        number, but none is missed; once it has begun a new file, the look is taken again.
         """
-        found: dict[tuple[int, int], BinaryIO] = {}
-        for name in self._names():
-            file = _opened(self._folder / name)
-            if file is not None and found.setdefault(_identity(file), file) is not file:
-                file.close()
+        newest = self._folder / FILE
+        for _ in range(_LOOKS):
+            found: dict[_Identity, BinaryIO] = {}
+            first = None
+            for path in self._paths():
+                file = _opened(path)
+                if path == newest:
+                    first = file and _identity(file)
+                if file is not None and found.setdefault(_identity(file), file) is not file:
+                    file.close()
+                if last in found:
+                    break
+            if first == _identity_at(newest):
+                break
+            _close(found.values())
+            found = {}
         return list(found.values())
 
-    def _names(self) -> list[str]:
+    def _paths(self) -> Iterator[Path]:
+        yield self._folder / FILE
         try:
             names = [path.name for path in self._folder.iterdir()]
         except OSError:
-            return []
-        numbers = {int(end) for name in names if (end := name.removeprefix(f"{FILE}.")).isdecimal() and len(end) < 5}
-        return [FILE, *(f"{FILE}.{number}" for number in sorted(numbers | {max(numbers, default=0) + 1}))]
+            return
+        ends = (name.removeprefix(f"{FILE}.") for name in names)
+        most = max((int(end) for end in ends if end.isdecimal() and len(end) < 4), default=0)
+        for number in range(1, most + 2):  # a list of what is just being renamed may have gaps
+            yield self._folder / f"{FILE}.{number}"
 
 
 def _opened(path: Path) -> BinaryIO | None:
@@ -163,9 +183,22 @@ def _opened(path: Path) -> BinaryIO | None:
         return None
 
 
-def _identity(file: BinaryIO) -> tuple[int, int]:
+def _identity(file: BinaryIO) -> _Identity:
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino
+
+
+def _identity_at(path: Path) -> _Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _close(files: Iterable[BinaryIO]) -> None:
+    for file in files:
+        file.close()
 
 
 def _changed(file: BinaryIO) -> int:

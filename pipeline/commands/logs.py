@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             if args.follow:
                 _follow(book, wanted, args.json)
             if not book.found:
-                raise InputError(f"there is no log in {folder}; start `understudy watch`, or say where with --state")
+                raise InputError(f"{folder} has no log that can be read; is it the daemon's? say where with --state")
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0

@@ -87,7 +87,7 @@ def test_strangers_lines_are_passed_over(program: Program, state: Path) -> None:
 
 def test_refusals(program: Program, state: Path) -> None:
     code, out, err = program("logs", "--state", state)
-    assert (code, out) == (3, "") and "there is no log in" in the_error(err)
+    assert (code, out) == (3, "") and "has no log that can be read" in the_error(err)
     assert program("logs", "--state", state / "nowhere")[0] == 3
     for words in (("-n", "x"), ("-n", "-1"), ("--level", "loud"), ("--job", "x")):
         code, out, err = program("logs", "--state", state, *words)

@@ -7,13 +7,15 @@ import logging
 import os
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import logs
+from pipeline import logbook, logs
 from pipeline.logbook import Line, Logbook, parse
 
 
@@ -27,7 +29,7 @@ def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> logs.LogFile:
-    return logs.to_file(tmp_path, limit_bytes=1000, kept=8)
+    return logs.to_file(tmp_path, limit_bytes=1000, kept=20)
 
 
 def write(writer: logs.LogFile, *numbers: int) -> None:
@@ -103,7 +105,7 @@ def test_a_reader_that_slept_through_many_rotations(tmp_path: Path) -> None:
         list(book.last(1))
         write(writer, *range(1, 30))
         numbers = [int(message.split()[1]) for message in said(*book.new())]
-        gaps = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if b != a + 1]
+        gaps = [(a, b) for a, b in pairwise(numbers) if b != a + 1]
         assert (numbers[0], numbers[-1]) == (1, 29) and len(gaps) == 1  # what it had open, then what is left
 
 
@@ -127,6 +129,31 @@ def test_following_while_it_rotates(tmp_path: Path) -> None:
         thread.join()
     assert found == names(*range(begun, total))
     assert (tmp_path / f"{logs.FILE}.100").exists()
+
+
+def test_rotations_while_it_looks_for_the_files(
+    tmp_path: Path, writer: logs.LogFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the newest file and its predecessors, and between all of them, the daemon goes on."""
+    write(writer, *range(5))
+    written = 5
+    looking = logbook._opened
+
+    def slowly(path: Path) -> BinaryIO | None:
+        nonlocal written
+        file = looking(path)
+        if written < 90:
+            write(writer, *range(written, written + 15))  # a file or two
+            written += 15
+        return file
+
+    with Logbook(tmp_path) as book:
+        found = said(*book.last(1))
+        monkeypatch.setattr(logbook, "_opened", slowly)
+        while written < 90:
+            found += said(*book.new())
+        found += said(*book.new())
+    assert found == names(*range(4, written))
 
 
 def test_what_is_no_entry_is_passed_over(tmp_path: Path, writer: logs.LogFile) -> None:
