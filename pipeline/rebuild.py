@@ -8,7 +8,6 @@ is believed as far as the files bear it out.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -23,11 +22,11 @@ from typing import Any, NamedTuple
 from pipeline import result
 from pipeline.errors import UnderstudyError
 from pipeline.jobs import Entry, Mark, State, Table
+from pipeline.set_aside import read_reason
 
 _log = logging.getLogger(__name__)
 
 _DIGEST = re.compile("[0-9a-f]{64}|")
-_LONGEST = 4 << 20
 _AT_ONCE = 500
 _SAY_S = 5.0
 _LONGEST_TEXT = 4000
@@ -124,7 +123,8 @@ def ended(place: Place, source: Path, going_on: Callable[[], bool] = lambda: Tru
     for target in targets:
         if done := _done(replace(entry, target=str(target)), target, going_on):
             return done
-    return _failed(entry, result.path_for(str(place.failed / source.relative_to(place.inbox))))
+    note = result.path_for(str(place.failed / source.relative_to(place.inbox)))
+    return _failed(entry, note, going_on)
 
 
 def _done(entry: Entry, target: Path, going_on: Callable[[], bool]) -> Entry | None:
@@ -133,77 +133,64 @@ def _done(entry: Entry, target: Path, going_on: Callable[[], bool]) -> Entry | N
     if report is None or made is None:
         return None
     try:
-        claim = _Claim.read(report)
+        claim, size = _Claim.read(report), _integer(report["output"]["size"])
+        frames, seconds = _whole(report["frames"]), _seconds(report["seconds"])
     except (ValueError, TypeError, KeyError) as error:
         _log.warning("the report %s is passed over: %s", path, error)
         return None
-    if made.size != claim.made:
+    if made.size != size:
         _log.warning("%s is not the file that its report speaks of; its clip is taken as new", target)
         return None
     if claim.path != entry.source and os.path.lexists(claim.path):
         return None  # it was made of a clip of nearly the same name
-    mark = entry.mark
-    same = (claim.size, claim.mtime_ns) == (mark.size, mark.mtime_ns)
-    if not same and (claim.size != mark.size or _sha256(Path(entry.source), going_on) != claim.sha256):
+    if not claim.is_of(entry, going_on):
         return None
-    return replace(
-        entry,
-        id=claim.job,
-        state=State.DONE,
-        frames=claim.frames,
-        seconds=claim.seconds,
-        digest=claim.sha256,
-        ended=made.mtime_ns / 1e9,
-    )
+    done = replace(entry, id=claim.job, state=State.DONE, frames=frames, seconds=seconds, digest=claim.sha256)
+    return replace(done, ended=made.mtime_ns / 1e9)
 
 
-def _failed(entry: Entry, path: Path) -> Entry | None:
-    note, written = _read(path), _mark(path)
+def _failed(entry: Entry, path: Path, going_on: Callable[[], bool]) -> Entry | None:
+    note, written = read_reason(path), _mark(path)
     if note is None or written is None:
         return None
     try:
-        noted = (_integer(note["mark"]["size"]), _integer(note["mark"]["mtime_ns"]))
-        job, reason = _whole(note.get("job", 0)), _text(note["reason"])
+        claim = _Claim.read({"source": note["mark"] | {"path": "", "sha256": note["sha256"] or ""}, "job": note["job"]})
+        reason = _text(note["what"])
     except (ValueError, TypeError, KeyError) as error:
         _log.warning("the note %s is passed over: %s", path, error)
         return None
-    if noted != (entry.mark.size, entry.mark.mtime_ns):
+    if not claim.is_of(entry, going_on):
         return None
-    failure = _plain(note.get("failure"))
-    return replace(entry, id=job, state=State.FAILED, reason=reason, failure=failure, ended=written.mtime_ns / 1e9)
+    failure = {name: note.get(name) for name in ("error", "stage", "frame") if isinstance(note.get(name), str | int)}
+    return replace(
+        entry, id=claim.job, state=State.FAILED, reason=reason, failure=failure, ended=written.mtime_ns / 1e9
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What a report says, as far as it matters here; `made` is the size of the result."""
+    """What is said of a job and of the clip it was about."""
 
     job: int
     path: str
     size: int
     mtime_ns: int
     sha256: str
-    made: int
-    frames: int
-    seconds: float
 
     @classmethod
-    def read(cls, report: Mapping[str, Any]) -> _Claim:
-        """Raises ValueError, TypeError, KeyError where the report is none of ours."""
-        source, output, seconds = report["source"], report["output"], report["seconds"]
-        if not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
-            raise ValueError("its seconds are no number")
+    def read(cls, facts: Mapping[str, Any]) -> _Claim:
+        """Raises ValueError, TypeError, KeyError where that is nothing we would say."""
+        source = facts["source"]
         if not _DIGEST.fullmatch(_text(source["sha256"])):
             raise ValueError("its digest of the source is none")
-        return cls(
-            job=_whole(report["job"]),
-            path=_text(source["path"]),
-            size=_integer(source["size"]),
-            mtime_ns=_integer(source["mtime_ns"]),
-            sha256=source["sha256"],
-            made=_integer(output["size"]),
-            frames=_whole(report["frames"]),
-            seconds=float(seconds),
-        )
+        size, mtime_ns = _integer(source["size"]), _integer(source["mtime_ns"])
+        return cls(_whole(facts["job"]), _text(source["path"]), size, mtime_ns, source["sha256"])
+
+    def is_of(self, entry: Entry, going_on: Callable[[], bool]) -> bool:
+        """Whether the clip is what the entry's path holds: of the same size and date or, if need be, content."""
+        if self.size != entry.mark.size:
+            return False
+        return self.mtime_ns == entry.mark.mtime_ns or _sha256(Path(entry.source), going_on) == self.sha256
 
 
 def _integer(value: object) -> int:
@@ -219,28 +206,16 @@ def _whole(value: object) -> int:
     return _integer(value)
 
 
-def _plain(facts: object) -> dict[str, Any] | None:
-    """What is no list or the like of a failure for machines."""
-    if not isinstance(facts, dict):
-        return None
-    return {name: value for name, value in facts.items() if value is None or isinstance(value, str | int | float)}
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
+        raise ValueError(f"{str(value)[:40]!r} is no time that it could take")
+    return float(value)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{str(value)[:40]!r} is no text")
     return value[:_LONGEST_TEXT]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            found = json.loads(file.read(_LONGEST))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _mark(path: Path) -> Mark | None:

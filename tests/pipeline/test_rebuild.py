@@ -13,8 +13,11 @@ import pytest
 
 from pipeline import result
 from pipeline.errors import ConfigError
-from pipeline.jobs import Mark, State, Table
+from pipeline.jobs import Entry, Mark, State, Table
 from pipeline.rebuild import Place, Rebuilt, ended, rebuild
+from pipeline.set_aside import add_digest, write_reason
+from pipeline.specs import Failure, Outcome
+from pipeline.types import Job
 
 
 @pytest.fixture
@@ -69,9 +72,10 @@ def note(place: Place, source: Path, **more: Any) -> None:
     """As if the clip had failed."""
     path = result.path_for(str(place.failed / source.relative_to(place.inbox)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    size, mtime_ns, inode = source.stat().st_size, source.stat().st_mtime_ns, source.stat().st_ino
-    told = {"job": 9, "mark": {"size": size, "mtime_ns": mtime_ns, "inode": inode}, "reason": "broken\udcff"}
-    path.write_text(json.dumps(told | {"failure": {"stage": "decode", "frame": 3, "more": [[]]}} | more))
+    entry = Entry(9, str(place.inbox), str(source), "", State.RUNNING, mark(source))
+    failure = Failure("decode", 3, "broken\udcff")
+    write_reason(path, entry, "broken\udcff", Outcome(Job(9, str(source), ""), failure=failure), [])
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
 
 
 def rebuilt(tmp_path: Path, place: Place) -> tuple[Rebuilt, dict[str, Any]]:
@@ -98,7 +102,7 @@ def test_what_was_done_what_failed_and_what_is_new(tmp_path: Path, place: Place)
     assert found[str(hostile)].state is State.DONE
     entry = found[str(failed)]
     assert (entry.id, entry.state, entry.reason) == (9, State.FAILED, "broken\udcff")
-    assert entry.failure == {"stage": "decode", "frame": 3}
+    assert entry.failure == {"stage": "decode", "frame": 3, "error": "StageError"}
 
 
 def test_a_restored_tree_is_known_by_its_content(tmp_path: Path, place: Place) -> None:
@@ -178,6 +182,16 @@ def test_what_is_not_trusted(tmp_path: Path, place: Place, hostile: str) -> None
     publish(place, good)
     NOT_TRUSTED[hostile](target)
     assert set(rebuilt(tmp_path, place)[1]) == {str(good)}
+
+
+def test_a_failure_is_known_by_its_content_too(tmp_path: Path, place: Place) -> None:
+    digested, plain = clip(place, "a.mp4"), clip(place, "b.mp4")
+    for source in (digested, plain):
+        note(place, source)
+    add_digest(result.path_for(str(place.failed / "a.mp4")), digested)
+    for source in (digested, plain):
+        os.utime(source, ns=(0, 0))
+    assert set(rebuilt(tmp_path, place)[1]) == {str(digested)}
 
 
 @pytest.mark.parametrize("size", [1, "1", None, 10**500])
