@@ -8,7 +8,7 @@ to that frame again. Once the segment before is on the disk, encode writes the c
 
     WORK/ID-KEY/                    one folder a job; KEY changes with the source, the model and the settings
         checkpoint.json             replaced as a whole, synced; the last thing that is written for a segment
-        segment.000000250.nut       from frame 250 on
+        segment.000000250.packets   from frame 250 on
         state.align.000000250.npz   what align has to know to come to frame 250
         reports.json                what the stages said of a clip that is whole
         preview.jpg                 the frame being made, before and after; only while somebody looks
@@ -45,11 +45,18 @@ _LONGEST = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Finished frames: `frames` of them from the clip's frame `first` on, in `file` of the work folder."""
+    """Finished frames: `frames` of them from the clip's frame `first` on, in `file` of the work folder.
+
+    Attributes:
+        nbytes: the file's size.
+        depth: how far at most a picture is stored behind its place in the order of showing.
+    """
 
     first: int
     frames: int
     file: str
+    nbytes: int
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Checkpoint:
 
 def segment_name(first: int) -> str:
     """The file of the segment that begins with the clip's frame `first`."""
-    return f"segment.{first:09d}.nut"
+    return f"segment.{first:09d}.packets"
 
 
 def write(work: str, checkpoint: Checkpoint) -> None:
@@ -80,7 +87,7 @@ def write(work: str, checkpoint: Checkpoint) -> None:
 
 
 def read(work: str) -> Checkpoint | None:
-    """The last checkpoint whose segments are all there; None where there is none."""
+    """The last checkpoint, where all of its segments are there and as long as they were; else None: begin anew."""
     try:
         with (Path(work) / _FILE).open("rb") as file:
             facts = json.loads(file.read(_LONGEST))
@@ -88,15 +95,34 @@ def read(work: str) -> Checkpoint | None:
             return None
         facts["segments"] = tuple(Segment(**segment) for segment in facts["segments"])
         checkpoint = Checkpoint(**facts)
+        return checkpoint if _holds(Path(work), checkpoint) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _holds(work: Path, checkpoint: Checkpoint) -> bool:
+    """Whether it is true of the folder. Raises OSError, and TypeError where values are of other types."""
     reached = 0
     for segment in checkpoint.segments:
-        there = segment.file == segment_name(segment.first) and (Path(work) / segment.file).is_file()
-        if not there or segment.first != reached:
-            return None
+        if segment.first != reached or segment.frames < 1 or segment.depth < 0:
+            return False
+        if segment.file != segment_name(reached) or (work / segment.file).stat().st_size != segment.nbytes:
+            return False
         reached += segment.frames
-    return checkpoint if reached == checkpoint.kept and 0 <= checkpoint.first <= checkpoint.kept else None
+    return reached == checkpoint.kept and 0 <= checkpoint.first <= checkpoint.kept
+
+
+def drop(work: str) -> None:
+    """Removes the checkpoint, so that a later run begins anew. OSError."""
+    for name in (_FILE, _REPORTS):
+        (Path(work) / name).unlink(missing_ok=True)
+
+
+def sweep(work: str) -> None:
+    """Makes the folder where there is none, and removes what a run that was killed left half-written. OSError."""
+    Path(work).mkdir(exist_ok=True)
+    for part in Path(work).glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def keep_reports(work: str, reports: Mapping[str, Report]) -> None:
@@ -138,13 +164,14 @@ def load_state(work: str, stage: str, at: int) -> tuple[int, dict[str, NDArray[A
 def settle(work: str, at: int) -> int:
     """Syncs what the stages saved for frame `at`; gives the least `first` of them, `at` where none saved anything.
 
-    Raises OSError, ValueError.
+    The folder is synced too, and with it the names of the segments in it. Raises OSError, ValueError.
     """
     first = at
     for path in Path(work).glob(f"state.*.{at:09d}.npz"):
         stage = path.name.split(".")[1]
         first = min(first, load_state(work, stage, at)[0])
         _sync(path)
+    _sync(Path(work))
     return first
 
 

@@ -6,16 +6,18 @@ demuxers and protocols it may use, so that a playlist that calls itself .mp4 ope
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, PublishError, UnderstudyError
 
 #: FFmpeg's demuxers that may open an input: self-contained formats only, no playlists, no scripts, no devices.
 DEMUXERS: tuple[str, ...] = (
@@ -102,6 +104,30 @@ def reason(error: Exception) -> str:
     """The system's words for an error, without number and path."""
     text = getattr(error, "strerror", None) or str(error)
     return text[:1].lower() + text[1:]
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Says of what goes wrong inside that `path` could not be written.
+
+    Raises:
+        PublishError: with the system's number of the error, where it has one.
+    """
+    try:
+        yield
+    except UnderstudyError:
+        raise
+    except (av.error.FFmpegError, OSError) as error:
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: str, error: Exception) -> PublishError:
+    """What to raise where `path` could not be written; with the system's number of the error, where it has one."""
+    failed = PublishError(f"{path} could not be written: {reason(error)}")
+    number = getattr(error, "errno", None)
+    # FFmpeg's own errors have numbers too, which mean nothing to anybody else.
+    failed.errno = number if number in errno.errorcode else None
+    return failed
 
 
 def muxer_for(target: str, codec: str) -> str:

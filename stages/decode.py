@@ -2,6 +2,8 @@
 
 The planes are views of the decoder's own buffers, valid until the next frame is asked for. Errors are caught packet by
 packet (`reader.py`): a damaged clip gives every picture that can be had, and the report says how much was damaged.
+A clip that an earlier run began is decoded from its start all the same, since only that gives the same pictures for
+certain; frames before the one that is wanted go no further.
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from typing import ClassVar
 import av
 from av.sidedata.sidedata import SideData
 
+from pipeline import checkpoints
 from pipeline.errors import ConfigError, InputError
 from pipeline.pixels import PixelFormat
 from pipeline.publish import partial_path
 from pipeline.types import Clip, Colour, Frame, Frames, Job, Report
-from stages.containers import DEMUXERS, open_input
+from stages.containers import DEMUXERS, open_input, unwritten
 from stages.planes import nearest
-from stages.reader import Reader, ToClip, numbered
+from stages.reader import Reader, ToClip, gone_on, timed
 
 #: Frames a second above this are the container's clock, which FFmpeg gives out where it knows nothing better.
 _FASTEST = 1000
+
+#: Frames in a segment of a clip whose rate nobody knows.
+_SEGMENT = 250
 
 _UPRIGHT = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 
@@ -62,14 +68,17 @@ class Decode:
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
         self._reader: Reader | None = None
+        self._whole = False
 
     def open(self, job: Job) -> Clip:
         """Opens the job's file and decodes its first picture, which tells format, colour and rotation for certain.
 
         Raises:
             InputError: no regular file, no known format, no video, no picture, too large or too long.
+            PublishError: the job's work folder cannot be used.
         """
         self.close()
+        self._whole = False
         container = open_input(job.source, self._config.formats)
         try:
             stream = video_stream(container, job.source)
@@ -89,13 +98,18 @@ class Decode:
             self._reader = None
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
-        """Yields the clip's frames; `frames` is not looked at. Planes are read-only and valid until the next frame."""
+        """Yields the clip's frames from `clip.first` on. Planes are read-only and valid until the next frame.
+
+        Nothing is taken from `frames`; it is asked now and then while the frames before the first are gone through.
+        """
         reader, self._reader = self._reader, None
         if reader is None:
             raise RuntimeError("Decode.open comes before each run")
         try:
-            pictures = map(ToClip(clip, reader.damage), reader)
-            yield from numbered(clip, pictures, reader.damage, self._config.max_duration_s)
+            if self._whole:
+                return {}
+            pictures = timed(clip, reader, reader.damage, self._config.max_duration_s)
+            yield from gone_on(clip, pictures, ToClip(clip, reader.damage), frames)
             return reader.damage.report()
         finally:
             reader.close()
@@ -126,9 +140,24 @@ class Decode:
             raise InputError(f"{job.source} is {seconds:.0f} s long, more than decode.max_duration_s = {limit:.0f}")
         clip = describe(job, first, stream)
         count = stream.frames or (round(seconds * clip.rate) if seconds and clip.rate else None)
-        return replace(
-            clip, partial=partial_path(job.target, job.id) if job.target else "", frames=count, duration_s=seconds
-        )
+        clip = replace(clip, frames=count, duration_s=seconds)
+        if job.work:
+            return self._begun(clip, job)
+        return replace(clip, partial=partial_path(job.target, job.id) if job.target else "")
+
+    def _begun(self, clip: Clip, job: Job) -> Clip:
+        """The clip with what its work folder holds of it."""
+        try:
+            checkpoints.sweep(job.work)
+        except OSError as error:
+            raise unwritten(job.work, error) from error
+        segment = max(1, round(job.segment_s * clip.rate)) if clip.rate else _SEGMENT
+        clip = replace(clip, work=job.work, segment=segment)
+        checkpoint = checkpoints.read(job.work)
+        if checkpoint is None:
+            return clip
+        self._whole = checkpoint.whole
+        return replace(clip, first=checkpoint.first, kept=checkpoint.kept)
 
 
 def video_stream(container: av.container.InputContainer, source: str) -> av.VideoStream:

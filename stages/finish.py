@@ -1,24 +1,36 @@
 """Finish: makes the file of a clip that has gone through all stages whole, and makes sure that it is.
 
-What encode wrote in one go is there already. Then it is read back and decoded once, and counted.
+What encode wrote in one go is there already; segments are joined. Then the file is read back, decoded once and counted,
+and a few of its pictures are kept for a contact sheet.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from pipeline.errors import ConfigError
+import av
+import cv2
+
+from pipeline.errors import ConfigError, InputError, PublishError
 from pipeline.publish import discard
 from pipeline.types import Clip, Pulse, Report
 from stages import encode
+from stages.containers import reason
+from stages.joining import join
+from stages.sheet import Sheet
 from stages.verify import Expected, Verifier
 
-#: How often the pulse goes while pictures are counted.
+#: How often the pulse goes, seconds.
 _PULSE_S = 0.5
 
 #: How a file may be verified.
 _KINDS = ("decode", "packets")
+
+#: What encode says of its file and is said anew here.
+_COUNTED = frozenset({"frames", "span_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,7 @@ class Config:
         encode: how they are coded; as for the stage.
         verify: "decode" decodes each finished file once, "packets" only counts what lies in it.
         threads: of the decoder that verifies; 0 takes what FFmpeg thinks best.
-        sheets: the folder for contact sheets, ID.jpg each; empty: none are made.
+        sheets: the folder for contact sheets, ID.jpg each; empty: none are made. They need "decode".
     """
 
     encode: encode.Config = field(default_factory=encode.Config)
@@ -40,6 +52,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.verify not in _KINDS:
             raise ConfigError(f"verify: {self.verify!r} is not one of {', '.join(_KINDS)}")
+        if self.threads < 0:
+            raise ConfigError(f"threads: {self.threads} is negative; 0 lets FFmpeg choose")
 
 
 class Finish:
@@ -47,39 +61,77 @@ class Finish:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
+        # As for the stage: joining opens an encoder for what the header has to say.
+        os.environ.setdefault("SVT_LOG", "1")
 
     def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
         """Leaves the whole file at `clip.partial`; says what is in it.
 
+        Of a clip that was written in one go, `reports["encode"]` says how many frames went in.
+
         Raises:
-            PublishError: it could not be written, or is not what it should be; there is no file then.
+            ConfigError, InputError: the settings do not suit the target any more; the source is gone.
+            PublishError: it could not be written, or is not what it should be; there is no file then. ESTALE: the
+                segments cannot be used, and are given up.
         """
         whole = False
         try:
-            said = reports.get("encode", {})
-            expected = Expected(int(said.get("frames", 0)), float(said.get("span_s", 0.0)))
-            found = self._verify(clip, expected, _Beat(pulse, expected.frames))
+            report = (self._joined if clip.work else self._written)(clip, reports, pulse)
             whole = True
-            return found
+            return report
         finally:
             if not whole:
                 discard(clip.partial)
 
+    def _written(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        said = reports["encode"]
+        expected = Expected(int(said["frames"]), float(said["span_s"]))
+        facts = {key: value for key, value in said.items() if key not in _COUNTED}
+        return facts | self._verify(clip, expected, _Beat(pulse, expected.frames))
+
+    def _joined(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        frames = reports.get("encode", {}).get("frames")
+        total = None if frames is None else 2 * int(frames)
+        facts, times = join(clip, self._config.encode, _Beat(pulse, total))
+        expected = Expected(len(times), float((times[-1] - times[0]) * clip.time_base), times)
+        return facts | self._verify(clip, expected, _Beat(pulse, 2 * len(times), len(times)))
+
     def _verify(self, clip: Clip, expected: Expected, beat: _Beat) -> Report:
-        verifier = Verifier(clip, expected, self._config.threads)
-        return verifier(self._config.verify == "decode", lambda number, _: beat(number))
+        sheet = Sheet(clip, expected.frames)
+        failed: list[Exception] = []
+
+        def seen(number: int, picture: av.VideoFrame, stream: av.VideoStream) -> None:
+            beat(number)
+            if self._config.sheets and not failed:
+                try:
+                    sheet.take(number, picture, stream)
+                except (InputError, cv2.error) as error:
+                    failed.append(error)
+
+        decode = self._config.verify == "decode"
+        report = Verifier(clip, expected, self._config.threads)(decode, seen)
+        if not self._config.sheets or not decode:
+            return report
+        # A sheet is a help for those who look; a clip without one is none the worse.
+        try:
+            if not failed:
+                sheet.write(Path(self._config.sheets) / f"{clip.id}.jpg", lambda: beat(expected.frames))
+        except (InputError, PublishError, cv2.error) as error:
+            failed.append(error)
+        return report | {"sheet_failed": reason(failed[0])} if failed else report
 
 
 class _Beat:
-    """Passes on how much is done, not too often."""
+    """Passes on how much is done, not too often; `before` was done by others."""
 
-    def __init__(self, pulse: Pulse, total: int) -> None:
+    def __init__(self, pulse: Pulse, total: int | None, before: int = 0) -> None:
         self._pulse = pulse
         self._total = total
+        self._before = before
         self._last = float("-inf")
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
         if now - self._last >= _PULSE_S:
             self._last = now
-            self._pulse(done, self._total)
+            self._pulse(self._before + done, self._total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,12 +10,15 @@ from fractions import Fraction
 import av
 
 from pipeline.errors import InputError
-from pipeline.types import Clip, Frame, Report
+from pipeline.types import Clip, Frame, Frames, Report
 from stages.containers import reason
 from stages.planes import view
 
 #: So many read errors without a packet between them, and the rest of the file is given up.
 _GIVE_UP_AFTER = 16
+
+#: How often a long way through a file gives a sign of life, seconds.
+_ASK_S = 1.0
 
 
 @dataclass
@@ -125,6 +129,34 @@ def numbered(
     Raises:
         InputError: the clip goes on for longer than `max_duration_s`.
     """
+    for index, (pts, frame) in enumerate(timed(clip, decoded, damage, max_duration_s)):
+        yield _frame(clip, index, pts, frame)
+
+
+def gone_on(clip: Clip, timed: Iterable[tuple[int, av.VideoFrame]], to_clip: ToClip, frames: Frames) -> Iterator[Frame]:
+    """Our frames from the file's frame `clip.first` on, counted from 0; those before it are only gone through.
+
+    `frames` is asked now and then meanwhile, which proves that somebody is at work.
+    """
+    asked = time.monotonic()
+    for number, (pts, frame) in enumerate(timed):
+        if number >= clip.first:
+            yield _frame(clip, number - clip.first, pts, to_clip(frame))
+            continue
+        to_clip.count(frame)
+        if time.monotonic() - asked > _ASK_S:
+            frames.ready(0)
+            asked = time.monotonic()
+
+
+def timed(
+    clip: Clip, decoded: Iterable[av.VideoFrame], damage: Damage, max_duration_s: float
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Each frame with its timestamp in the clip's ticks; these always rise.
+
+    Raises:
+        InputError: the clip goes on for longer than `max_duration_s`.
+    """
     last: int | None = None
     start = 0
     step = max(1, round(1 / clip.rate / clip.time_base)) if clip.rate else 1
@@ -138,10 +170,13 @@ def numbered(
         last = pts
         if (pts - start) * clip.time_base > max_duration_s:
             raise InputError(f"{clip.source} is longer than decode.max_duration_s = {max_duration_s:.0f} allows")
-        damaged = bool(frame.is_corrupt)
-        damage.damaged_frames += damaged
-        duration = max(0, frame.duration or 0)
-        yield Frame(clip.id, index, pts, view(frame, clip.pixel_format), duration=duration, damaged=damaged)
+        damage.damaged_frames += bool(frame.is_corrupt)
+        yield pts, frame
+
+
+def _frame(clip: Clip, index: int, pts: int, frame: av.VideoFrame) -> Frame:
+    picture, duration = view(frame, clip.pixel_format), max(0, frame.duration or 0)
+    return Frame(clip.id, index, pts, picture, duration=duration, damaged=bool(frame.is_corrupt))
 
 
 def _ticks(frame: av.VideoFrame, time_base: Fraction) -> int | None:
@@ -160,18 +195,24 @@ class ToClip:
         # One for all frames: FFmpeg keeps its tables between calls.
         self._reformatter = av.video.reformatter.VideoReformatter()
 
+    def count(self, frame: av.VideoFrame) -> bool:
+        """Whether the frame is as the clip's; counts it among the damage where it is not."""
+        clip = self._clip
+        if (frame.format.name, frame.width, frame.height) == (clip.pixel_format.name, clip.width, clip.height):
+            return True
+        self._damage.converted_frames += 1
+        self._damage.stored_formats.add(frame.format.name)
+        return False
+
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame, or its conversion with the same timestamps.
 
         Raises:
             InputError: FFmpeg cannot convert from this format.
         """
-        clip = self._clip
-        own = frame.format.name
-        if (own, frame.width, frame.height) == (clip.pixel_format.name, clip.width, clip.height):
+        clip, own = self._clip, frame.format.name
+        if self.count(frame):
             return frame
-        self._damage.converted_frames += 1
-        self._damage.stored_formats.add(own)
         try:
             other = self._reformatter.reformat(frame, clip.width, clip.height, clip.pixel_format.name)
         except (av.error.FFmpegError, ValueError) as error:

@@ -30,8 +30,8 @@ class Expected:
     times: Sequence[int] | None = None
 
 
-#: Called with each picture that was decoded: its number and the picture.
-Seen = Callable[[int, av.VideoFrame], None]
+#: Called with each picture that was decoded: its number, the picture and its stream.
+Seen = Callable[[int, av.VideoFrame, av.VideoStream], None]
 
 
 class Verifier:
@@ -43,7 +43,7 @@ class Verifier:
         self._threads = threads
 
     def __call__(self, decode: bool, seen: Seen) -> Report:
-        """Reads all packets and, with `decode`, decodes them; `seen` gets each picture, else is called with none.
+        """Reads all packets and, with `decode`, decodes them; `seen` gets each picture.
 
         Raises:
             PublishError: it cannot be opened or decoded, pictures are missing, or are shown at other times.
@@ -81,7 +81,7 @@ class Verifier:
             for picture in context.decode(packet) if decode else ():
                 if picture.is_corrupt or picture.pts is None:
                     raise PublishError(f"{self._clip.target}: picture {len(shown)} is damaged after writing")
-                seen(len(shown), picture)
+                seen(len(shown), picture, stream)
                 shown.append(picture.pts)
         return stored, shown
 
