@@ -331,7 +331,7 @@ class Inbox:
         try:
             mark = mark_of(path)
         except OSError as error:
-            waiting.reason = f"it cannot be read: {error.strerror}"
+            waiting.reason, waiting.stuck = f"it cannot be read: {error.strerror}", True
             self._postpone(path, waiting, now + 5 * _OFTEN_S)
             return None
         if mark is None or mark == self._known.get(path):
