@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parser().parse_args(argv)
     level = logging.DEBUG if args.verbose else logging.ERROR if args.quiet else logging.INFO
-    logs.set_up(level, args.json)
+    logs.set_up(level, args.json, journal=logs.under_journal(os.environ, sys.stderr))
     logging.getLogger("watchdog").setLevel(logging.WARNING)
     # Both are set whatever was inherited: a shell script's background jobs are born deaf to SIGINT.
     handlers = {signal.SIGTERM: _terminate, signal.SIGINT: signal.default_int_handler}

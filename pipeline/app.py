@@ -148,7 +148,7 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     key = hashlib.sha256(text.encode()).hexdigest()
     about = {
         "model": {"folder": str(place), "digest": model.digest, "to": own.swap.to},
-        "settings": json.loads(text)["stages"],
+        "settings": json.loads(text, parse_constant=lambda _: None)["stages"],  # JSON proper knows no infinity
         "versions": versions(),
     }
 

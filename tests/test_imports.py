@@ -107,8 +107,8 @@ def test_composing_stages_loads_no_network_and_no_detector() -> None:
     assert not loaded_by("import pipeline.app; pipeline.app.load_settings('config.yaml')") & HEAVY
 
 
-def test_the_watcher_knows_no_clip() -> None:
-    assert loaded_by("import pipeline.watch") <= {"yaml", "numpy"}
+def test_the_daemon_knows_no_clip() -> None:
+    assert loaded_by("import pipeline.daemon") <= {"yaml", "numpy"}
 
 
 def test_every_verb_says_what_it_is() -> None:
