@@ -25,8 +25,9 @@ from starlette.routing import Route
 
 from pipeline import metrics
 from pipeline.errors import TableError
-from pipeline.jobs import ENDED, Entry, Refused, State
+from pipeline.jobs import Entry, Refused, State
 from pipeline.logs import printable
+from pipeline.rows import ENDED
 from pipeline.status import pages
 from pipeline.status.access import Terms
 from pipeline.status.source import Now, Source
