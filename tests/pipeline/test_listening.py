@@ -111,10 +111,10 @@ def test_folders_that_come_are_listened_to(scene: Callable[..., Scene], tmp_path
     here.wait_for(here.inbox / "tree/deep/b.mp4")
 
 
-def test_what_is_hidden_or_only_read_wakes_nobody(scene: Callable[..., Scene]) -> None:
+def test_what_is_hidden_or_only_read_wakes_nobody(scene: Callable[..., Scene], tmp_path: Path) -> None:
+    (tmp_path / "in/.sync").mkdir(parents=True)
+    (tmp_path / "in/a.mp4").write_bytes(b"1")
     here = scene()
-    (here.inbox / "a.mp4").write_bytes(b"1")
-    (here.inbox / ".sync").mkdir()
     here.heard()
     (here.inbox / ".a.mp4.X7a9").write_bytes(b"1")
     (here.inbox / ".sync/b.mp4").write_bytes(b"1")
