@@ -37,6 +37,7 @@ class _Word(IntEnum):
     SINCE_NS = 7
     PLACED = 8  # the first process: frames put into the ring since it started
     STARVED = 9  # the first process: 1 while it waits for room in the ring
+    RETURNED = 10  # the first process: frames whose room it had been given back when it began to wait
 
 
 _WORDS = len(_Word)
@@ -83,17 +84,17 @@ class Board:
         """Clears what a dead process was doing, keeping what it had counted."""
         self._words(row)[_Word.CLIP :] = 0
 
-    def starved(self, received: int, row: int) -> bool:
-        """Whether nothing can come to the process that has received so many frames and whose last row is `row`.
+    def starved(self, received: int, held: int) -> bool:
+        """Whether nothing can come to the process that has received so many frames and still holds so many of them.
 
-        That is so when the first process waits for room, all it ever placed has been received, and no stage behind is
-        at work: only they could give room back.
+        That is so when the first process waits for room, all it ever placed has been received, and all that was handed
+        on has come back: this process alone could give room. Nothing here hangs on who happens to be at work, since
+        what comes of a clip may hang on the answer. Once all has come back, the other two words stand still.
         """
         words = self._words(0)
-        if not words[_Word.STARVED] or int(words[_Word.PLACED]) != received:
+        if int(words[_Word.RETURNED]) != received - held:
             return False
-        doing = (self._words(behind)[_Word.DOING] for behind in range(row + 1, self.rows))
-        return not any(what in (Doing.BUSY, Doing.WAIT_OUT) for what in doing)
+        return int(words[_Word.PLACED]) == received and bool(words[_Word.STARVED])
 
     def close(self) -> None:
         """Gives the memory back."""
@@ -159,9 +160,14 @@ class Row:
         """Counts a frame put into the ring (the first process only)."""
         self._words[_Word.PLACED] += 1
 
-    def starve(self, yes: bool) -> None:
-        """Says whether the ring has no room for the next frame (the first process only)."""
-        self._words[_Word.STARVED] = yes
+    def starve(self, returned: int) -> None:
+        """Says that the ring has no room for the next frame, and how many have come back (the first process only)."""
+        self._words[_Word.RETURNED] = returned
+        self._words[_Word.STARVED] = 1
+
+    def fed(self) -> None:
+        """Says that some room has come back (the first process only)."""
+        self._words[_Word.STARVED] = 0
 
 
 class Meter:

@@ -25,10 +25,6 @@ from pipeline.types import Clip, Frame, Frames, Job, Source
 _CREDIT = struct.Struct("<Q")
 
 
-#: How often in a row a stage must be found without hope of more frames before it stops waiting for them.
-_STARVED_LOOKS = 3
-
-
 class Voided(Exception):  # noqa: N818  (an event: the clip has failed elsewhere)
     """Comes out of `next(frames)` when the clip has failed in another stage: clean up, nothing more will come."""
 
@@ -76,11 +72,10 @@ class Output(Protocol):
 class FromNeighbour:
     """Frames from the group of processes before."""
 
-    def __init__(self, inlet: Inlet, meter: Meter, board: Board, row: int) -> None:
+    def __init__(self, inlet: Inlet, meter: Meter, board: Board) -> None:
         self._inlet = inlet
         self._meter = meter
         self._board = board
-        self._row = row  # the process's last on the board: those behind it are the stages behind
         self.received = 0  # frames in all, to compare with what the first process placed
 
     def next_clip(self) -> Clip | None:
@@ -100,18 +95,15 @@ class FromNeighbour:
         self.received += isinstance(message, FrameRecord)
         return message
 
-    def ready(self, timeout_s: float) -> bool:
-        """As `Frames.ready`: polls in short steps, so that a starved decoder is noticed at once."""
-        looks = 0
+    def ready(self, timeout_s: float, held: int) -> bool:
+        """As `Frames.ready`, for a process that holds so many frames: a starved decoder is noticed at once."""
         before = self._meter.switch(Doing.WAIT_IN)
         try:
             while not self._inlet.poll(min(0.004, max(0.0, timeout_s))):
                 timeout_s -= 0.004
                 if timeout_s <= 0:
                     return False
-                # between two frames a stage is idle for a moment, so one look is not enough
-                looks = looks + 1 if self._board.starved(self.received, self._row) else 0
-                if looks == _STARVED_LOOKS:
+                if self._board.starved(self.received, held):
                     return self._inlet.poll(0)
             return True
         finally:
@@ -126,7 +118,10 @@ class ReceivedFrames:
         self._slots = slots
         self._end: End | Abort | None = None
         self.taken: deque[FrameRecord] = deque()
-        self.ready = source.ready
+
+    def ready(self, timeout_s: float) -> bool:
+        """As `Frames.ready`."""
+        return self._source.ready(timeout_s, len(self.taken))
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -194,6 +189,7 @@ class FromJobs:
         self.ring = ring
         self.meter = meter
         self.row = row
+        self.returned = 0  # frames whose room has come back
         self._queue: deque[Job] = deque()
         self._closed = False
         self._unwanted = 0  # the clip that has failed further down: it ends short, and they know why
@@ -256,6 +252,7 @@ class FromJobs:
                     self._obey(unpack(data))
                 elif len(data) == _CREDIT.size:
                     self.ring.release(_CREDIT.unpack(data)[0])
+                    self.returned += 1
                 else:
                     self._unwanted = cast(Cancel, unpack(data)).clip_id
 
@@ -323,11 +320,11 @@ class PlacedFrames:
 
     def _wait_for_room(self) -> None:
         before = self._jobs.meter.switch(Doing.WAIT_OUT)
-        self._jobs.row.starve(True)
+        self._jobs.row.starve(self._jobs.returned)
         try:
             self._jobs.hear(wait=True)
         finally:
-            self._jobs.row.starve(False)
+            self._jobs.row.fed()
             self._jobs.meter.switch(*before)
 
     def ready(self, timeout_s: float) -> bool:

@@ -147,7 +147,7 @@ class Worker:
 
     def _make_input(self, post: Post, first: Stage, events: Connection) -> Input:
         if post.jobs is None:
-            return FromNeighbour(Inlet(post.inlets, post.place, post.places), self._meter, post.board, post.rows[-1])
+            return FromNeighbour(Inlet(post.inlets, post.place, post.places), self._meter, post.board)
         assert post.credits_in is not None, "the first process takes credits"
         ring = Ring(post.block.nbytes, post.max_frames)
         source = cast(Source, first)

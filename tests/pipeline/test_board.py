@@ -77,17 +77,18 @@ def test_a_row_says_where_its_stage_is(board: Board) -> None:
 
 def test_starved_means_that_nothing_can_come(board: Board) -> None:
     first = board.row(0)
-    first.placed()
-    first.placed()
-    assert not board.starved(2, 1), "the first process is not waiting"
-    first.starve(True)
-    assert not board.starved(1, 1), "one frame is still on its way"
-    assert board.starved(2, 1)
-    for doing in (Doing.BUSY, Doing.WAIT_OUT):
+    for _ in range(5):
+        first.placed()
+    assert not board.starved(5, 5), "the first process is not waiting"
+    first.starve(returned=0)
+    assert not board.starved(4, 4), "one frame is still on its way here"
+    assert board.starved(5, 5), "all that there is lies here"
+    for doing in (Doing.IDLE, Doing.WAIT_IN, Doing.BUSY):
         board.row(2).doing(doing, 5)
-        assert not board.starved(2, 1), "a stage behind is at work and will give room back"
-        assert board.starved(2, 2), "it is not behind itself"
-    board.row(2).doing(Doing.WAIT_IN, 5)
-    assert board.starved(2, 1)
-    first.starve(False)
-    assert not board.starved(2, 1)
+        assert not board.starved(5, 3), "two are behind, where somebody may wait for more of them just as well"
+    first.starve(returned=1)
+    assert not board.starved(5, 3)
+    first.starve(returned=2)
+    assert board.starved(5, 3)
+    first.fed()
+    assert not board.starved(5, 3)
