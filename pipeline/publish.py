@@ -52,7 +52,7 @@ def publish(partial: str, target: str, beside: tuple[str, str] | None = None) ->
     """
     try:
         if beside is not None:
-            _sync(partial)  # which may fail, and then there is nothing to speak of
+            sync(partial)  # which may fail, and then there is nothing to speak of
             _place(*beside)
         try:
             _place(partial, target)
@@ -65,9 +65,9 @@ def publish(partial: str, target: str, beside: tuple[str, str] | None = None) ->
 
 
 def _place(partial: str, target: str) -> None:
-    _sync(partial)
+    sync(partial)
     Path(partial).replace(target)
-    _sync(str(Path(target).parent))
+    sync(str(Path(target).parent))
 
 
 def _refused(target: str, error: OSError) -> PublishError:
@@ -103,7 +103,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
+    """Waits until a file, or what a folder says of its files, is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,7 @@
 """The door as the parent holds it: handed one clip at a time, looked after, and made anew when it dies.
 
-Clips that are through wait here, in the parent: so whatever becomes of the door, it is at one clip alone.
+Clips that are through wait here, in the parent: so whatever becomes of the door, it is at one clip alone. That one has
+failed, unless the door died so late that it had given the file its name.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
-from pipeline import door
+from pipeline import door, result
 from pipeline.child import Child
 from pipeline.errors import UnderstudyError
 from pipeline.failures import error_of
 from pipeline.messages import Broken, Control, Ended, Finish, Finishing, pack
-from pipeline.publish import discard
+from pipeline.publish import discard, sync
 from pipeline.specs import EngineConfig, Failure, Outcome, StageSpec
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Publisher:
         self._waiting: deque[Finish] = deque()
         self._at: Finish | None = None
         self._begun = False  # whether the process has said a word of it
+        self._before = 0  # what was at its target
         self._progress: tuple[int, int | None] = (0, None)
         self._heard = 0.0  # when it was spawned, given a clip, or last said something
         self._fruitless = 0
@@ -132,6 +135,7 @@ class Publisher:
             self._at = order = self._waiting.popleft()
             self._progress, self._begun = (0, None), False
             self._heard = time.monotonic()
+            self._before = _inode(order.clip.target)
             with suppress(BrokenPipeError):  # it has died, which is noticed in `attend`
                 self._orders.send_bytes(pack(order))
 
@@ -159,6 +163,8 @@ class Publisher:
         self.open()
         if blamed is None:
             return []
+        if _inode(blamed.clip.target) not in (0, self._before):
+            return [_published(blamed)]
         failure = Failure(door.NAME, None, f"its process {end}", detail=lines, signal=signal)
         return [replace(blamed.outcome, failure=failure)]
 
@@ -172,3 +178,19 @@ class Publisher:
                 for partial in door.partials(order.clip, pid):
                     discard(partial)
         return order
+
+
+def _inode(path: str) -> int:
+    """Tells one file from another; 0 where there is none."""
+    try:
+        return Path(path).stat(follow_symlinks=False).st_ino
+    except OSError:
+        return 0
+
+
+def _published(order: Finish) -> Outcome:
+    """The outcome of a clip whose file has its name, but whose door died before it could say so."""
+    with suppress(OSError):
+        sync(str(Path(order.clip.target).parent))
+    told = result.read(result.path_for(order.clip.target)) if order.about.get("report") else None
+    return order.outcome if told is None else replace(order.outcome, reports=told["reports"])

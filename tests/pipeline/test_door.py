@@ -243,6 +243,24 @@ def test_a_door_that_dies_costs_one_clip(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.out", "3.out"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_door_that_dies_after_a_file_has_its_name_costs_nothing(there: bool, tmp_path: Path) -> None:
+    if there:
+        (tmp_path / "1.out").write_bytes(b"what was there before")
+    with Engine(specs(), CONFIG, finisher(Config("late-die"))) as engine:
+        (outcome,) = engine.run([job(1, tmp_path)])
+    assert outcome.failure is None
+    assert (tmp_path / "1.out").read_bytes() == b"whole"
+
+
+def test_what_was_there_before_is_not_taken_for_the_result(tmp_path: Path) -> None:
+    (tmp_path / "1.out").write_bytes(b"what was there before")
+    with Engine(specs(), CONFIG, finisher(Config("die"))) as engine:
+        (outcome,) = engine.run([job(1, tmp_path)])
+    assert not outcome.ok
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("1.out", b"what was there before")]
+
+
 def test_a_door_that_hangs_is_replaced(tmp_path: Path) -> None:
     config = replace(CONFIG, deadlines_s={"publish": 0.5})
     slow = Config("hang", clip=1, delay_s=1.2)  # the second clip takes longer than that, and says that it is alive
