@@ -104,18 +104,12 @@ def _holds(work: Path, checkpoint: Checkpoint) -> bool:
     """Whether it is true of the folder. Raises OSError, and TypeError where values are of other types."""
     reached = 0
     for segment in checkpoint.segments:
-        if segment.first != reached or segment.frames < 1 or segment.depth < 0:
+        if segment.first != reached or not 0 <= segment.depth < segment.frames:
             return False
         if segment.file != segment_name(reached) or (work / segment.file).stat().st_size != segment.nbytes:
             return False
         reached += segment.frames
     return reached == checkpoint.kept and 0 <= checkpoint.first <= checkpoint.kept
-
-
-def drop(work: str) -> None:
-    """Removes the checkpoint, so that a later run begins anew. OSError."""
-    for name in (_FILE, _REPORTS):
-        (Path(work) / name).unlink(missing_ok=True)
 
 
 def sweep(work: str) -> None:

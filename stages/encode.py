@@ -50,7 +50,7 @@ class Encode:
 
         Raises:
             ConfigError: the target's container cannot hold the codec, or the encoder refuses its options.
-            ChangedError: there are fewer frames than an earlier run has found.
+            ResumeError: an earlier run's segments cannot be gone on with: they, or the source, are not what they were.
             PublishError: the file or a segment could not be written; `errno` says why where the system did.
         """
 

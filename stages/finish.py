@@ -71,8 +71,8 @@ class Finish:
 
         Raises:
             ConfigError, InputError: the settings do not suit the target any more; the source is gone.
-            PublishError: it could not be written, or is not what it should be; there is no file then. ESTALE: the
-                segments cannot be used, and are given up.
+            ResumeError: the segments cannot be used.
+            PublishError: it could not be written, or is not what it should be; there is no file then.
         """
         whole = False
         try:
@@ -85,7 +85,7 @@ class Finish:
 
     def _written(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
         said = reports["encode"]
-        expected = Expected(int(said["frames"]), float(said["span_s"]))
+        expected = Expected(int(said["bytes"]), int(said["frames"]), float(said["span_s"]))
         facts = {key: value for key, value in said.items() if key not in _COUNTED}
         return facts | self._verify(clip, expected, _Beat(pulse, expected.frames))
 
@@ -93,7 +93,8 @@ class Finish:
         frames = reports.get("encode", {}).get("frames")
         total = None if frames is None else 2 * int(frames)
         facts, times = join(clip, self._config.encode, _Beat(pulse, total))
-        expected = Expected(len(times), float((times[-1] - times[0]) * clip.time_base), times)
+        span_s = float((times[-1] - times[0]) * clip.time_base)
+        expected = Expected(int(facts["bytes"]), len(times), span_s, times)
         return facts | self._verify(clip, expected, _Beat(pulse, 2 * len(times), len(times)))
 
     def _verify(self, clip: Clip, expected: Expected, beat: _Beat) -> Report:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 
 import av
 
 from pipeline import checkpoints
 from pipeline.checkpoints import Checkpoint
-from pipeline.errors import PublishError
+from pipeline.errors import PublishError, ResumeError
 from pipeline.types import Clip, Report
-from stages.containers import reason, unwritten
+from stages.containers import reason
 from stages.encoder import Config
 from stages.output import Output
 from stages.packets import PacketReader, Stored
@@ -24,11 +24,12 @@ def join(clip: Clip, config: Config, done: Callable[[int], None]) -> tuple[Repor
     """Writes `clip.partial` out of the segments in `clip.work`; what was written, and the frames' times in ticks.
 
     `done` is called with the number of packets that were copied. The header is what the encoder would give that makes
-    a file in one go. Segments that do not fit it, or are damaged, are given up: a later run makes them anew.
+    a file in one go.
 
     Raises:
         ConfigError, InputError: as `Output`.
-        PublishError: it could not be written; ESTALE: the segments are not what they should be.
+        ResumeError: the segments are damaged, or do not fit that header: the clip has to be made anew.
+        PublishError: it could not be written.
     """
     checkpoint = checkpoints.read(clip.work)
     if checkpoint is None or not checkpoint.whole or not checkpoint.segments:
@@ -47,15 +48,8 @@ def join(clip: Clip, config: Config, done: Callable[[int], None]) -> tuple[Repor
         return output.finish(), sorted(times)
 
 
-def _stale(clip: Clip, why: str) -> PublishError:
-    """What to raise where the segments cannot be used; a later run begins anew."""
-    try:
-        checkpoints.drop(clip.work)
-    except OSError as error:
-        return unwritten(clip.work, error)
-    failed = PublishError(f"{clip.target} could not be put together and has to be made anew: {why}")
-    failed.errno = errno.ESTALE
-    return failed
+def _stale(clip: Clip, why: str) -> ResumeError:
+    return ResumeError(f"{clip.target} could not be put together and has to be made anew: {why}")
 
 
 def _stored(work: Path, checkpoint: Checkpoint, parameters: bytes) -> Iterator[Stored]:
@@ -78,20 +72,22 @@ def _stored(work: Path, checkpoint: Checkpoint, parameters: bytes) -> Iterator[S
             raise ValueError(f"{path} holds {count} pictures, not {segment.frames}")
 
 
-def _in_time(clip: Clip, stored: Iterable[Stored], depth: int) -> Iterator[av.Packet]:
+def _in_time(clip: Clip, stored: Iterator[Stored], depth: int) -> Iterator[av.Packet]:
     """Packets with decoding times: the k-th has the presentation time of the (k - depth)-th that is shown.
 
-    These rise, and none is later than its packet's presentation time. The first `depth` lie before the clip's start,
-    evenly spaced. Raises ValueError where that cannot be.
+    These rise, and none is later than its packet's presentation time. The first `depth` lie before the clip's start, as
+    far from each other as the first pictures that are shown: so does x264 with a clip in one go. Raises ValueError
+    where that cannot be.
     """
-    step = max(1, round(1 / clip.rate / clip.time_base)) if clip.rate else 1
+    head = list(islice(stored, 2 * depth + 1))  # whatever is shown among the first `depth` is stored among these
+    shown = sorted(one.pts for one in head)
+    if len(shown) <= depth:
+        raise ValueError(f"{clip.work}: so few pictures cannot be {depth} out of order")
     waiting: list[int] = []
     last: int | None = None
-    start = 0
-    for place, one in enumerate(stored):
-        start = start if place else one.pts
+    for place, one in enumerate(chain(head, stored)):
         heapq.heappush(waiting, one.pts)
-        dts = heapq.heappop(waiting) if place >= depth else start - (depth - place) * step
+        dts = heapq.heappop(waiting) if place >= depth else shown[place] + shown[0] - shown[depth]
         if dts > one.pts or (last is not None and dts <= last):
             raise ValueError(f"{clip.work}: packet {place} is out of time")
         last = dts

@@ -7,6 +7,7 @@ packet (`streams.py`). Where the video's packets come from, an encoder or segmen
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import av
 
@@ -78,7 +79,8 @@ class Output:
             self._company.advance(self._out, None)
             self._out.close()
             self._file.close()
-        return self._encoding.report() | self._company.report()
+            nbytes = Path(self._clip.partial).stat().st_size
+        return self._encoding.report() | self._company.report() | {"bytes": nbytes}
 
     def close(self) -> None:
         """Closes what is open; safe to call twice."""

@@ -13,7 +13,7 @@ import av
 
 from pipeline import checkpoints
 from pipeline.checkpoints import Checkpoint, Segment
-from pipeline.errors import ChangedError, PublishError
+from pipeline.errors import PublishError, ResumeError
 from pipeline.types import Clip, Frame, Report
 from stages.containers import unwritten, writing
 from stages.encoder import Config, Encoding
@@ -28,7 +28,7 @@ class Segments:
 
         Raises:
             ConfigError: the target's container cannot hold the codec, or the encoder lacks the pixel format.
-            PublishError: the checkpoint is no longer the one that the clip was opened with.
+            ResumeError: the checkpoint is no longer the one that the clip was opened with.
         """
         self._clip = clip
         self._encoding = Encoding(clip, config)
@@ -43,7 +43,7 @@ class Segments:
         self._seen = number + 1
         if number < self._clip.kept:
             return
-        if number % self._clip.segment == 0:
+        if self._open is not None and number % self._clip.segment == 0:
             self._settle(number)
         if self._open is None:
             path = Path(self._clip.work) / checkpoints.segment_name(number)
@@ -54,15 +54,16 @@ class Segments:
         """Finishes the last segment and writes the checkpoint that says that all are there.
 
         Raises:
-            ChangedError: there are fewer frames than an earlier run has found.
+            ResumeError: there are fewer frames than an earlier run has found.
             PublishError: it could not be written.
         """
-        if not self._whole and self._seen < max(1, self._clip.kept):
-            raise ChangedError(
-                f"{self._clip.source} has {self._seen} pictures now, but {self._clip.kept} were made before it was "
-                "gone on with; it has been changed since"
-            )
         if not self._whole:
+            if self._open is None:
+                # An earlier run has seen the frame behind its last segment, else it had called the clip whole.
+                raise ResumeError(
+                    f"{self._clip.source} ends before frame {self._clip.kept}, where an earlier run broke off; it has "
+                    "to begin anew"
+                )
             self._settle(self._seen, whole=True)
         kept = sum(segment.frames for segment in self._done)
         found: Report = {"frames": kept, "segments": len(self._done)}
@@ -78,8 +79,7 @@ class Segments:
 
     def _settle(self, at: int, whole: bool = False) -> None:
         """Finishes the open segment, which ends before frame `at`, and puts the checkpoint on the disk."""
-        if self._open is None:
-            return
+        assert self._open is not None
         self._done.append(self._open.finish())
         self._open = None
         work = self._clip.work
@@ -97,7 +97,7 @@ def _begun(clip: Clip) -> tuple[list[Segment], bool]:
         return [], False
     checkpoint = checkpoints.read(clip.work)
     if checkpoint is None or checkpoint.kept != clip.kept:
-        raise PublishError(f"{clip.work}: its checkpoint was changed by somebody else while the clip was opened")
+        raise ResumeError(f"{clip.work} does not hold any more what it did when {clip.source} was opened")
     return list(checkpoint.segments), checkpoint.whole
 
 

@@ -20,11 +20,15 @@ _TICKS, _SECONDS = 2, 0.002
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a file has to hold: so many `frames`, the last of which is shown `span_s` seconds after the first.
+    """What a file has to hold.
 
-    `times` are the frames' in ticks of the clip's time base, where they are known.
+    Attributes:
+        nbytes: its size as it was written.
+        frames: how many it has; the last of them is shown `span_s` seconds after the first.
+        times: the frames' in ticks of the clip's time base, where they are known.
     """
 
+    nbytes: int
     frames: int
     span_s: float
     times: Sequence[int] | None = None
@@ -50,22 +54,31 @@ class Verifier:
         """
         clip = self._clip
         try:
+            self._weigh()
             with open_input(clip.partial) as container:
                 stream = video_stream(container, clip.target)
                 base = stream.time_base or Fraction(1)
                 aspect = stream.sample_aspect_ratio or Fraction(1)
                 stored, shown = self._read(container, stream, decode, seen)
+        except PublishError:
+            raise
         except (av.error.FFmpegError, OSError, InputError) as error:
             raise PublishError(f"{clip.target} could not be read back after writing: {reason(error)}") from error
         self._compare(sorted(stored), base, "holds")
         if decode:
             self._compare(shown, base, "shows")
-        found: Report = {"frames": len(stored), "bytes": Path(clip.partial).stat().st_size}
+        found: Report = {"frames": len(stored), "bytes": self._expected.nbytes}
         found["duration_s"] = round(float((max(stored) - min(stored)) * base), 6) if stored else 0.0
         if aspect != clip.sample_aspect_ratio:
             # AV1 and ProRes have no place for it, and PyAV cannot set Matroska's.
             found["lost_aspect_ratio"] = str(clip.sample_aspect_ratio)
         return found
+
+    def _weigh(self) -> None:
+        """FFmpeg may not notice that a file's last few bytes, a title perhaps, are missing."""
+        nbytes, expected = Path(self._clip.partial).stat().st_size, self._expected.nbytes
+        if nbytes != expected:
+            raise PublishError(f"{self._clip.target} has {nbytes} bytes after writing, but {expected} were written")
 
     def _read(
         self, container: av.container.InputContainer, stream: av.VideoStream, decode: bool, seen: Seen

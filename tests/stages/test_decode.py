@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Clip, Colour, Frame, Job, Pulled, Report
 from stages.decode import Config, Decode, frame_rate_of, video_stream
 from stages.planes import nearest
-from stages.reader import Damage, demuxed
+from stages.reader import Damage, ToClip, demuxed
 from tests.clips import MATRICES, decoded, make_clip, owned, picture
 
 
@@ -445,3 +446,76 @@ def test_a_stage_that_stops_early_closes_the_file(tmp_path: Path) -> None:
     assert str(path) not in {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
     with pytest.raises(RuntimeError, match="open comes before"):
         next(decode(clip, Pulled([])))
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def resumed(path: Path, first: int, kept: int = 0, asked: list[float] | None = None) -> tuple[list[Frame], Report]:
+    decode = Decode()
+    clip = replace(decode.open(Job(1, str(path), "/x/b.mp4")), first=first, kept=kept or first)
+    made = decode(clip, Pulled([], lambda wait: bool(asked.append(wait)) if asked is not None else True))
+    frames = []
+    while True:
+        try:
+            frames.append(owned(next(made)))
+        except StopIteration as stop:
+            return frames, stop.value
+
+
+@pytest.mark.parametrize("first", [0, 1, 7, 19, 20, 30])
+def test_going_on_gives_the_frames_that_are_left(first: int, tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", frames=20, options={"bf": "3", "g": "8"})
+    _, whole, said = run(path)
+    frames, report = resumed(path, first)
+    assert [frame.index for frame in frames] == list(range(max(0, 20 - first)))
+    for frame, expected in zip(frames, whole[first:], strict=True):
+        assert (frame.pts, frame.duration) == (expected.pts, expected.duration)
+        for plane, other in zip(frame.picture.planes, expected.picture.planes, strict=True):
+            np.testing.assert_array_equal(plane, other)
+    assert report == said
+
+
+def test_going_on_counts_the_damage_of_the_whole_file(tmp_path: Path) -> None:
+    first = make_clip(tmp_path / "a.ts", width=64, height=48, frames=8)
+    second = make_clip(tmp_path / "b.ts", width=96, height=64, frames=8, pixel_format="yuv422p")
+    both = tmp_path / "c.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    _, whole, said = run(both)
+    frames, report = resumed(both, 12)
+    assert report == said and report["converted_frames"] == 8
+    assert [frame.pts for frame in frames] == [frame.pts for frame in whole[12:]]
+
+
+def test_frames_that_are_passed_by_are_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_clip(tmp_path / "a.ts", frames=8)
+    second = make_clip(tmp_path / "b.ts", width=96, height=64, frames=8)
+    both = tmp_path / "c.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    converted = []
+    real = ToClip.__call__
+    monkeypatch.setattr(ToClip, "__call__", lambda self, frame: converted.append(1) or real(self, frame))
+    resumed(both, 12)
+    assert len(converted) == 4
+
+
+def test_a_long_way_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_clip(tmp_path / "a.mp4", frames=20)
+    asked: list[float] = []
+    resumed(path, 15, asked=asked)
+    assert asked == [], "it is not that long"
+    monkeypatch.setattr("stages.reader._ASK_S", 0.0)
+    resumed(path, 15, asked=asked)
+    assert asked == [0] * 15
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(10.0, 300), (0.5, 15), (0.001, 1)])
+def test_a_segment_is_so_many_frames(seconds: float, expected: int, tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", rate=30)
+    decode = Decode()
+    clip = decode.open(Job(1, str(path), "/x/b.mp4", str(tmp_path / "work"), seconds))
+    decode.close()
+    assert (clip.segment, clip.work, clip.partial) == (expected, str(tmp_path / "work"), "")
+    assert (tmp_path / "work").is_dir()
+    decode.open(Job(1, str(path), "/x/b.mp4"))
+    decode.close()
