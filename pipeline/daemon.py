@@ -15,7 +15,6 @@ import queue
 import time
 from collections.abc import Callable, MutableMapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from pipeline.clerk import Clerk
 from pipeline.daemon_config import Setup
@@ -26,7 +25,7 @@ from pipeline.lock import claimed
 from pipeline.logs import keeping
 from pipeline.notify import VARIABLES, Notifier
 from pipeline.plan import make_folder
-from pipeline.rebuild import Place, rebuild
+from pipeline.rebuild import rebuild
 from pipeline.shift import Shift
 from pipeline.specs import Outcome
 from pipeline.status.page import Page
@@ -77,8 +76,11 @@ class Daemon:
         notifier = Notifier.from_environment(environ)
         for name in VARIABLES:
             environ.pop(name, None)
+        is_new = not config.state.exists()
         for folder in (config.state, config.work_folder, config.state / "sheets"):
             make_folder(folder)
+        if is_new:  # faces and names are nobody else's business
+            config.state.chmod(0o700)
         with ExitStack() as stack:
             inboxes = [folder.config.inbox for folder in self._setup.folders]
             claim = stack.enter_context(claimed(config.state, inboxes))
@@ -174,11 +176,5 @@ def _opened(setup: Setup) -> Table:
         _log.error("%s; it is kept as %s, and a new one is made from what lies in the folders", error, kept)
         table = Table.open(path)
     if table.new:
-        places = [
-            Place(
-                Path(folder.name), folder.config.out.absolute(), folder.config.failed_folder.absolute(), folder.targets
-            )
-            for folder in setup.folders
-        ]
-        rebuild(table, places)
+        rebuild(table, [folder.place for folder in setup.folders])
     return table

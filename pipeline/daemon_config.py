@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.inbox import WatchConfig
 from pipeline.lanes import Station
+from pipeline.publish import NAME_MAX
+from pipeline.rebuild import Place
 from pipeline.retries import RetryConfig
 from pipeline.status.page import PageConfig
 
@@ -73,11 +77,26 @@ class Watched:
         """The folder, absolute: what the table of jobs calls it."""
         return str(self.config.inbox.absolute())
 
+    @property
+    def place(self) -> Place:
+        """The folder for whoever looks there for what had been made."""
+        config = self.config
+        return Place(Path(self.name), config.out.absolute(), config.failed_folder.absolute(), self.targets)
+
     def targets(self, source: Path) -> tuple[Path, Path]:
         """What a clip becomes: under its own name, or where another clip becomes that already, under its whole name."""
         beside = self.config.out.absolute() / source.parent.relative_to(self.name)
         suffix = self.suffix_for(str(source))
-        return beside / (source.stem + suffix), beside / (source.name + suffix)
+        return beside / _named(source.stem, suffix), beside / _named(source.name, suffix)
+
+
+def _named(stem: str, suffix: str) -> str:
+    """The name, shortened where file systems take none that is so long; then its digest tells it from its like."""
+    whole = os.fsencode(stem + suffix)
+    if len(whole) <= NAME_MAX:
+        return stem + suffix
+    tail = f".{hashlib.sha256(whole).hexdigest()[:16]}{suffix}"
+    return whole[: NAME_MAX - len(tail)].decode("utf-8", "ignore") + tail
 
 
 @dataclass(frozen=True, slots=True)

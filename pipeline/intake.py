@@ -24,6 +24,7 @@ from pipeline.jobs import Entry, State, Table
 from pipeline.logs import for_job
 from pipeline.lookout import Lookout, Seen
 from pipeline.originals import digest
+from pipeline.rebuild import ended
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class Intake:
         excluded = [config.state, config.work_folder, *own]
         for folder in self._setup.folders:
             known = self._table.known(folder.name)
-            self._lookouts[folder.name] = Lookout(folder, known, excluded, self._told)
+            nested = [Path(other.name) for other in self._setup.folders if other is not folder]
+            self._lookouts[folder.name] = Lookout(folder, known, [*excluded, *nested], self._told)
 
     def close(self) -> None:
         """Looks no more, and gives up what is being compared; it will come again."""
@@ -166,6 +168,9 @@ class Intake:
             return  # it is looked at again when that has ended
         if arrival.moved and known is not None and known.state is State.DONE and known.digest:
             self._doubts.append(_Doubt(folder, arrival, known, self._reader.submit(self._digest, arrival.source)))
+        elif known is None and (before := ended(folder.place, arrival.source, lambda: not self._stopping)) is not None:
+            entry = self._table.put(before)  # of a folder that could not be reached when the table was rebuilt
+            for_job(_log, entry.id, entry.source).info("%s already, before the table was lost", entry.state)
         else:
             self._accept(folder, arrival)
 
