@@ -37,7 +37,7 @@ class PageConfig:
 
     enabled: bool = True
     host: str = "127.0.0.1"
-    port: int = 8384
+    port: int = 8386
     token_file: Path | None = None
 
     def __post_init__(self) -> None:

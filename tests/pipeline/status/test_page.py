@@ -160,7 +160,7 @@ def test_loading_the_settings_loads_no_server() -> None:
 
 
 def test_ports() -> None:
-    assert PageConfig() == PageConfig(True, "127.0.0.1", 8384, None)
+    assert PageConfig() == PageConfig(True, "127.0.0.1", 8386, None)
     for port in (-1, 65536):
         with pytest.raises(ValueError, match="port must be from 0"):
             PageConfig(port=port)
