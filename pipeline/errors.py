@@ -5,11 +5,14 @@
     UnderstudyError          1   a defect of ours, or of the machine
     ├── ConfigError          2   a setting is unknown or wrong: names the dotted key and the nearest valid one
     ├── InputError           3   this clip, face set or stream cannot be used; the daemon lives on
+    │   ├── ChangedError     3   the clip is not the one any more that was taken
+    │   └── ResumeError      3   what is left of an earlier run cannot be gone on with
     ├── StageError           4   a stage failed on a frame: names the stage, the clip and the frame
     ├── WeightsError         5   a model is missing, damaged or of another shape
     ├── PublishError         6   the finished file could not be put in its place
     ├── RequirementError     7   something this machine lacks (see `understudy doctor`)
-    └── TableError           8   the daemon's table of jobs cannot be read or written
+    ├── TableError           8   the daemon's table of jobs cannot be read or written
+    └── DeviceError          9   the GPU failed
 
 A message is one sentence for the person who has to act on it: what, where, what to do.
 Besides these the program exits with 130 after SIGINT, 143 after SIGTERM, and 141 (as `yes | head` does) when
