@@ -153,7 +153,8 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     }
 
     def make(device: str, halvings: int) -> Engine:
-        return engine(_on(own, device, halvings), sheets=settings.daemon.state / "sheets")
+        daemon = settings.daemon
+        return engine(_on(own, device, halvings), sheets=daemon.state / "sheets" if daemon.sheets else None)
 
     return Station(key, str(place), own.swap.to, own.swap.device, own.swap.on_device_fault, about, make)
 

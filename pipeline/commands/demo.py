@@ -41,7 +41,7 @@ EXAMPLES = """\
 _log = logging.getLogger(__name__)
 
 #: What the demo makes anew each time; nothing else in its folder is touched.
-_OURS = ("clips", "faces", "model", "watched", "out", "contact_sheet.png", "report.json", "config.yaml", "watch.log")
+_OURS = ("clips", "faces", "model", "watched", "out", "contact_sheet.png", "report.json", "config.yaml", "watch.log", ".understudy")
 
 #: Extensions of clips that --media looks for.
 _CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -218,7 +218,8 @@ def _train(demo: _Demo) -> dict[str, Any]:
 def _watch(demo: _Demo, clip: Path) -> dict[str, Any]:
     """Starts the daemon, drops the clip into its folder, and waits for the result; gives the daemon's line on it."""
     folder = demo.folder
-    settings = {"model": "model", "watch": [{"in": "watched", "out": "out", "settle_s": 0.5, "rescan_s": 2}]}
+    settings = {"model": "model", "watch": [{"in": "watched", "out": "out", "settle_s": 0.5}]}
+    settings["daemon"] = {"page": {"enabled": False}}
     settings |= _changed(demo.settings)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with _daemon(folder) as lines:
