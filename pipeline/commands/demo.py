@@ -41,7 +41,10 @@ EXAMPLES = """\
 _log = logging.getLogger(__name__)
 
 #: What the demo makes anew each time; nothing else in its folder is touched.
-_OURS = ("clips", "faces", "model", "watched", "out", "contact_sheet.png", "report.json", "config.yaml", "watch.log", ".understudy")
+_OURS = (
+    *("clips", "faces", "model", "watched", "out", ".understudy"),
+    *("contact_sheet.png", "report.json", "config.yaml", "watch.log"),
+)
 
 #: Extensions of clips that --media looks for.
 _CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
