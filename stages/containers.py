@@ -53,7 +53,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "h264": (".mp4", ".m4v", ".mov", ".mkv", ".nut"),
     "hevc": (".mp4", ".m4v", ".mov", ".mkv", ".nut"),
     "av1": (".mp4", ".m4v", ".mkv", ".webm", ".nut"),
-    "prores": (".mov", ".mkv", ".nut"),
+    "prores": (".mov", ".mkv"),
     "ffv1": (".mkv", ".nut"),
 }
 

@@ -6,7 +6,7 @@ and gone on with makes the very bytes of one that was not. `finish.py` joins the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -115,11 +115,14 @@ class _OpenSegment:
 
     def write(self, frame: Frame) -> None:
         with writing(str(self._path)):
-            self._take(self._encoder.encode(frame))
+            for packet in self._encoder.encode(frame):
+                self._take(packet)
 
     def finish(self) -> Segment:
         with writing(str(self._path)):
-            self._take(self._encoder.flush())
+            for packet in self._encoder.flush():
+                self._take(packet)
+                self._alive()
             nbytes = self._packets.finish()
         frames = self._encoder.frames
         if len(self._times) != frames:
@@ -129,12 +132,10 @@ class _OpenSegment:
     def close(self) -> None:
         self._packets.close()
 
-    def _take(self, packets: Iterable[av.Packet]) -> None:
-        for packet in packets:
-            assert packet.pts is not None
-            self._times.append(packet.pts)
-            self._packets.write(packet)
-            self._alive()
+    def _take(self, packet: av.Packet) -> None:
+        assert packet.pts is not None
+        self._times.append(packet.pts)
+        self._packets.write(packet)
 
 
 def depth(times: list[int]) -> int:

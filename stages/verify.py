@@ -88,6 +88,8 @@ class Verifier:
         shown: list[int] = []
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE" if self._threads == 1 else "AUTO", self._threads
+        # Decoders make something of most damage, and few say so, unless they are told to look and to give up.
+        context.options = {**context.options, "err_detect": "crccheck+bitstream+buffer+explode"}
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None:
                 stored.append(packet.pts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ from stages.encode import Config as EncodeConfig
 from stages.encode import Encode
 from stages.finish import Config, Finish
 from stages.packets import PacketReader
-from tests.clips import MATRICES, decoded, make_clip, packets, picture
+from tests.clips import MATRICES, decoded, make_clip, picture
 
 FAST = EncodeConfig(preset="veryfast", options={"bf": "3"})
 Made = tuple[Clip, dict[str, Report]]
@@ -114,17 +115,28 @@ def test_a_file_cut_short_is_refused(suffix: str, share: float, tmp_path: Path) 
     assert "after writing" in refusal(one)
 
 
-def test_a_picture_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
-    one = made(make_clip(tmp_path / "a.mkv", codec="ffv1", frames=12), suffix="mkv", config=EncodeConfig("ffv1"))
+@pytest.mark.parametrize(
+    ("codec", "suffix", "says"),
+    [
+        ("h264", "mp4", "could not be read back after writing"),
+        ("prores", "mov", "picture 5 is damaged after writing"),
+        ("ffv1", "mkv", "after writing"),
+    ],
+)
+def test_a_picture_that_cannot_be_decoded_is_refused(codec: str, suffix: str, says: str, tmp_path: Path) -> None:
+    config = EncodeConfig(codec)
+    one = made(make_clip(tmp_path / "a.mp4", frames=12, width=160, height=128), suffix=suffix, config=config)
     partial = Path(one[0].partial)
-    payload = packets(partial, "video")[7][1]
+    with av.open(str(partial)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][5]
+    assert at is not None
     data = partial.read_bytes()
-    at = data.index(payload) + len(payload) // 2
-    partial.write_bytes(data[:at] + bytes(byte ^ 0xFF for byte in data[at : at + 40]) + data[at + 40 :])
-    again = partial.read_bytes()
-    assert "picture 7 is damaged after writing" in refusal(one) or "could not be read back" in refusal(one)
-    partial.write_bytes(again)
-    assert finished(one, Config(FAST, verify="packets"))["frames"] == 12, "that is not its business"
+    other = bytes(size // 3) if codec == "h264" else bytes(byte ^ 0xFF for byte in data[at + size // 3 :][: size // 3])
+    harmed = data[: at + size // 3] + other + data[at + size // 3 + len(other) :]
+    partial.write_bytes(harmed)
+    assert says in refusal(one)
+    partial.write_bytes(harmed)
+    assert finished(one, Config(config, verify="packets"))["frames"] == 12, "that is not its business"
 
 
 def test_missing_pictures_are_noticed(tmp_path: Path) -> None:
@@ -193,6 +205,19 @@ def test_a_segment_whose_bytes_have_changed_is_not_joined(number: int, tmp_path:
     data[len(data) * 2 // 3] ^= 0x10
     path.write_bytes(bytes(data))
     assert path.name in refusal(one, ResumeError)
+
+
+def test_a_segment_with_fewer_pictures_than_it_should_have_is_not_joined(tmp_path: Path) -> None:
+    clip, reports = made(make_clip(tmp_path / "a.mp4", frames=30), work=True)
+    whole, path = checkpoints.read(clip.work), Path(clip.work) / checkpoints.segment_name(24)
+    assert whole is not None
+    with closing(PacketReader(path)) as reader:
+        last = list(reader)[-1]
+    data = path.read_bytes()[: -len(last.data) - 25]
+    path.write_bytes(data)
+    segments = (*whole.segments[:2], replace(whole.segments[2], nbytes=len(data)))
+    checkpoints.write(clip.work, replace(whole, segments=segments))
+    assert "holds 5 pictures, not 6" in refusal((clip, reports), ResumeError)
 
 
 def test_a_segment_in_the_place_of_another_is_not_joined(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -34,7 +36,7 @@ from tests.clips import decoded, make_clip, owned, packets
 
 FAST = Config(preset="veryfast", options={"bf": "3"})
 
-#: A frame of a segment every so many.
+#: Seconds in a segment: 12 frames of a clip with 30 a second.
 SEGMENT_S = 0.4
 
 
@@ -156,6 +158,29 @@ def test_a_clip_that_was_broken_off_is_the_one_that_was_not(
 def close_kept(at: Place) -> int:
     found = checkpoints.read(str(at.work))
     return found.kept if found else 0
+
+
+_ENCODE = """
+import hashlib, sys
+from pathlib import Path
+from tests.stages.test_segments import STEADY, go, place
+for config, suffix in STEADY:
+    at = place(Path(sys.argv[1]), f"{config.codec} {sys.argv[2]}", suffix)
+    go(at, config)
+    print(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(at.work.glob("segment.*"))))
+"""
+STEADY = [(Config(threads=4), "mp4"), (Config("hevc", preset="ultrafast"), "mp4"), (Config("ffv1"), "mkv")]
+
+
+def test_the_same_pictures_give_the_same_bytes_whatever_lay_in_memory(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", frames=14, width=336, height=240)
+    said = []
+    for filled in ("0", "85", "13"):
+        env = {**os.environ, "MALLOC_PERTURB_": filled}
+        command = [sys.executable, "-c", _ENCODE, str(source), filled]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        said.append(done.stdout)
+    assert said[0].count("\n") == 3 and said[1] == said[0] == said[2]
 
 
 def test_one_segment_is_what_a_file_in_one_go_holds(tmp_path: Path) -> None:
