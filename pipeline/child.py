@@ -244,6 +244,12 @@ def begin(name: str, output: Connection) -> None:
     threading.Thread(target=_leave_with_parent, name="lifeline", daemon=True).start()
 
 
+def orphaned() -> bool:
+    """Whether the parent of this process has died."""
+    parent = parent_process()
+    return parent is None or not parent.is_alive()
+
+
 def _leave_with_parent() -> None:
     """The last resort: pipes close when the parent dies and everybody leaves by that; who cannot is ended here."""
     parent = parent_process()

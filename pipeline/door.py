@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline import checkpoints, result
-from pipeline.child import PEER_GONE, Line, begin
+from pipeline.child import PEER_GONE, Line, begin, orphaned
 from pipeline.errors import ChangedError, PublishError
 from pipeline.failures import failure_of
 from pipeline.messages import Broken, Ended, Finish, Finishing, Ready, pack, unpack
@@ -175,8 +174,7 @@ def main(post: Post, line: Line) -> None:
         raise SystemExit(PEER_GONE) from error
 
     def tell(how_far: Finishing) -> None:
-        parent = parent_process()
-        if parent is None or not parent.is_alive():
+        if orphaned():
             raise ParentGone
         try:
             line.events.send_bytes(pack(how_far))

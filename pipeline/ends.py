@@ -10,6 +10,7 @@ import select
 import struct
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Protocol, cast
 
@@ -19,6 +20,7 @@ from pipeline.errors import InputError, UnderstudyError
 from pipeline.failures import cancelled, failure_of
 from pipeline.messages import VOID, Abort, Begin, Cancel, End, Ended, FrameRecord, Opened, pack, unpack
 from pipeline.pool import Ring, Slots
+from pipeline.publish import discard
 from pipeline.specs import Outcome
 from pipeline.types import Clip, Frame, Frames, Job, Source
 
@@ -343,6 +345,10 @@ class PlacedFrames:
 # --- the last process -----------------------------------------------------------------------------------------------
 
 
+#: Of how many clips at most it remembers the files: more never wait for the door.
+_LEFT = 16
+
+
 class ToParent:
     """Gives frames' memory back to the first process, tells the parent how clips end."""
 
@@ -351,6 +357,7 @@ class ToParent:
         self._events = events
         self._frames = 0
         self._warned = False
+        self._left: deque[str] = deque(maxlen=_LEFT)  # partial files that were whole, and are the door's to take over
 
     def begin(self, clip: Clip) -> None:
         self._frames = 0
@@ -368,8 +375,16 @@ class ToParent:
 
     def finish(self, clip: Clip, end: End | Abort) -> None:
         failure = end.failure if isinstance(end, Abort) else None
+        if failure is None and clip.partial:
+            self._left.append(clip.partial)
         job = Job(clip.id, clip.source, clip.target)
         try:
             self._events.send_bytes(pack(Ended(Outcome(job, self._frames, failure, end.reports))))
         except OSError as error:
             raise ReceiverGone from error
+
+    def forsake(self) -> None:
+        """Removes what the door has not taken over: with the parent dead, nobody will."""
+        for partial in self._left:
+            with suppress(OSError):
+                discard(partial)

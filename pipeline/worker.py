@@ -15,7 +15,7 @@ from typing import cast
 
 from pipeline.board import Board, Doing, Meter, Row
 from pipeline.channel import Inlet, Outlet, ReceiverGone, SenderGone
-from pipeline.child import PEER_GONE, Line, begin
+from pipeline.child import PEER_GONE, Line, begin, orphaned
 from pipeline.ends import (
     ClipFrames,
     FromJobs,
@@ -166,6 +166,11 @@ class Worker:
             for row in self._rows:
                 row.at(0, -1)
 
+    def leave(self) -> None:
+        """What is left to do at the end: where the parent has died, nobody else tidies up."""
+        if isinstance(self._output, ToParent) and orphaned():
+            self._output.forsake()
+
     def _next_clip(self) -> Clip | None:
         before = self._meter.switch(Doing.IDLE)
         try:
@@ -287,7 +292,11 @@ def main(post: Post, line: Line) -> None:
                 line.events.send_bytes(pack(Broken(failure_of(spec.name, None, error))))
                 raise SystemExit(PEER_GONE) from error
         line.events.send_bytes(pack(Ready()))
-        Worker(post, stages, line.events).run()
+        worker = Worker(post, stages, line.events)
+        try:
+            worker.run()
+        finally:
+            worker.leave()
     except (SenderGone, ReceiverGone, BrokenPipeError):
         code = PEER_GONE
     raise SystemExit(code)
