@@ -41,6 +41,9 @@ _LOOK_S = 0.25
 #: How often the chain is started again without a single clip ending in between.
 _MENDS = 3
 
+#: How long stages that are told to stop may go on with the frames that they have.
+_LEAVING_S = 2.0
+
 
 class Interrupted(UnderstudyError):  # noqa: N818  (an event, not an error of ours)
     """Another thread has had the engine stop (`Engine.stop_soon`)."""
@@ -123,8 +126,8 @@ class Engine:
     def close(self, patience_s: float = 5.0) -> None:
         """Stops: clips in the stages are given up, half-written files removed. Safe to call twice.
 
-        For so long the stages may take their half-written files away, and the door may be done with the clip that it
-        is at: `poll` says afterwards what became of it. Segments in work folders stay.
+        For so long the door may be done with the clip that it is at: `poll` says afterwards what became of it. The
+        stages have a moment of it to take their half-written files away. Segments in work folders stay.
         """
         if self._closed:
             return
@@ -142,11 +145,13 @@ class Engine:
         for child in self._children():
             if not child.ready and child.alive:  # has nothing to take away, and would not hear before it has loaded
                 child.kill()
-        deadline = time.monotonic() + patience_s
-        while any(child.alive for child in self._children()) and time.monotonic() < deadline:
+        begun = time.monotonic()
+        while any(child.alive for child in self._children()) and time.monotonic() - begun < patience_s:
             listen(self._children(), 0.05, dead=False)
             if self._chain is not None:
                 self._chain.hear()
+                if time.monotonic() - begun > _LEAVING_S:  # what they still make of the frames in flight is nobody's
+                    self._chain.stop()
             self._attend()
         self._attend()
         for end in ends:
