@@ -170,7 +170,8 @@ def folder_settings(settings: Settings, folder: WatchConfig) -> Settings:
     # Frames of a file that are held back wait for the next as long as it takes: by the clock, a resumed clip could
     # come out otherwise than an unbroken one.
     aligning = replace(own.align, max_wait_ms=math.inf)
-    return replace(own, model=folder.model or own.model, swap=swapping, align=aligning)
+    coding = own.encode.on_this_machine()
+    return replace(own, model=folder.model or own.model, swap=swapping, align=aligning, encode=coding)
 
 
 def _on(settings: Settings, device: str, halvings: int) -> Settings:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import av
 
@@ -48,6 +49,10 @@ class Config:
             raise ConfigError(f"encode.codec: {self.codec!r} is not one of {', '.join(CODECS)}")
         if self.threads < 0:
             raise ConfigError(f"encode.threads: {self.threads} is negative; 0 chooses by the number of cores")
+
+    def on_this_machine(self) -> Self:
+        """With the threads that 0 stands for: what an encoder makes may hang on their number."""
+        return replace(self, threads=self.threads or min(16, 2 * len(os.sched_getaffinity(0))))
 
 
 class Encoding:
@@ -131,7 +136,7 @@ class Encoding:
         context.time_base = clip.time_base
         context.sample_aspect_ratio = clip.sample_aspect_ratio
         context.thread_type = self._codec.thread_type
-        context.thread_count = self._config.threads or min(16, 2 * len(os.sched_getaffinity(0)))
+        context.thread_count = self._config.on_this_machine().threads
         context.flags |= av.codec.context.Flags.frame_duration
         context.color_primaries, context.color_trc = coding.colour.primaries, coding.colour.transfer
         context.colorspace, context.color_range = coding.colour.matrix, coding.colour.range
