@@ -46,7 +46,10 @@ from stages import (
 )
 
 #: Keys that the program fills in itself: they follow from the model.
-FIXED = ("swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add")
+FIXED = (
+    *("swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add"),
+    *("publish.encode", "publish.sheets", "publish.sheets_kept"),
+)
 
 #: The file that is read where no other is named.
 DEFAULT_FILE = "config.yaml"
@@ -71,6 +74,7 @@ class Settings:
     swap: swap.Config = field(default_factory=lambda: swap.Config(model=""))
     blend: blend.Config = field(default_factory=blend.Config)
     encode: encode.Config = field(default_factory=encode.Config)
+    publish: finish.Config = field(default_factory=finish.Config)
     engine: EngineConfig = field(default_factory=EngineConfig)
     extract: collect.Config = field(default_factory=collect.Config)
     train: recipe.Config = field(default_factory=recipe.Config)
@@ -153,8 +157,9 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     }
 
     def make(device: str, halvings: int) -> Engine:
-        daemon = settings.daemon
-        return engine(_on(own, device, halvings), sheets=daemon.state / "sheets" if daemon.sheets else None)
+        sheets = str(settings.daemon.state / "sheets") if settings.daemon.sheets else ""
+        publishing = replace(own.publish, sheets=sheets, sheets_kept=settings.daemon.sheets)
+        return engine(_on(replace(own, publish=publishing), device, halvings))
 
     return Station(key, str(place), own.swap.to, own.swap.device, own.swap.on_device_fault, about, make)
 
@@ -256,11 +261,8 @@ def sender(descriptor: int, form: str) -> StageSpec:
     return StageSpec("send", "stages.send:Send", send.Config(pipes.Descriptor(descriptor), form))
 
 
-def engine(settings: Settings, specs: Sequence[StageSpec] | None = None, sheets: Path | None = None) -> Engine:
+def engine(settings: Settings, specs: Sequence[StageSpec] | None = None) -> Engine:
     """An engine for these stages (None: those of `stage_specs`), not started yet.
-
-    Args:
-        sheets: the folder for contact sheets of finished clips; None: none are made.
 
     Raises:
         ConfigError: the process table or the ring does not fit the stages.
@@ -270,7 +272,7 @@ def engine(settings: Settings, specs: Sequence[StageSpec] | None = None, sheets:
     table = process_table(settings, specs)
     finisher = None
     if isinstance(specs[-1].config, encode.Config):  # files come out, not frames through a pipe
-        finishing = finish.Config(specs[-1].config, sheets="" if sheets is None else str(sheets))
+        finishing = replace(settings.publish, encode=specs[-1].config)
         finisher = StageSpec("publish", "stages.finish:Finish", finishing)
     return Engine(specs, replace(settings.engine, processes=table, scratch_kb=scratch_kb), finisher)
 

@@ -42,12 +42,14 @@ class Config:
         verify: "decode" decodes each finished file once, "packets" only counts what lies in it.
         threads: of the decoder that verifies; 0 takes what FFmpeg thinks best.
         sheets: the folder for contact sheets, ID.jpg each; empty: none are made. They need "decode".
+        sheets_kept: how many of the newest are kept; 0: all.
     """
 
     encode: encode.Config = field(default_factory=encode.Config)
     verify: str = "decode"
     threads: int = 1
     sheets: str = ""
+    sheets_kept: int = 0
 
     def __post_init__(self) -> None:
         if self.verify not in _KINDS:
@@ -117,9 +119,17 @@ class Finish:
         try:
             if not failed:
                 sheet.write(Path(self._config.sheets) / f"{clip.id}.jpg", lambda: beat(expected.frames))
-        except (InputError, PublishError, cv2.error) as error:
+                _trim(Path(self._config.sheets), self._config.sheets_kept)
+        except (InputError, PublishError, OSError, cv2.error) as error:
             failed.append(error)
         return report | {"sheet_failed": reason(failed[0])} if failed else report
+
+
+def _trim(folder: Path, kept: int) -> None:
+    """Removes all sheets but so many of the newest; 0: none. Raises OSError."""
+    numbers = sorted(int(file.stem) for file in folder.glob("*.jpg") if file.stem.isdecimal())
+    for number in numbers[:-kept] if kept else ():
+        (folder / f"{number}.jpg").unlink(missing_ok=True)
 
 
 class _Beat:

@@ -317,3 +317,13 @@ def test_pictures_stay_what_the_segments_hold(tmp_path: Path) -> None:
             np.testing.assert_array_equal(a, b)
     with av.open(clip.partial) as container:
         assert container.streams.video[0].codec_context.name == "ffv1"
+
+
+def test_so_many_of_the_newest_sheets_are_kept(tmp_path: Path) -> None:
+    one = made(make_clip(tmp_path / "a.mp4", frames=4))
+    sheets = tmp_path / "sheets"
+    sheets.mkdir()
+    for name in ("1.jpg", "2.jpg", "10.jpg", "note.txt", "mine.jpg"):
+        (sheets / name).write_bytes(b"")
+    finished(one, Config(FAST, sheets=str(sheets), sheets_kept=2))
+    assert sorted(path.name for path in sheets.iterdir()) == ["10.jpg", "3.jpg", "mine.jpg", "note.txt"]
