@@ -33,7 +33,9 @@ def sentence(outcome: Outcome) -> str:
         fps = outcome.frames / outcome.seconds if outcome.seconds else 0.0
         damage = sum(int(outcome.reports.get("decode", {}).get(k, 0)) for k in ("damaged_packets", "read_errors"))
         note = f"; {damage} damaged parts of the source could not be read" if damage else ""
-        return f"{job.target}: {outcome.frames} frames in {outcome.seconds:.1f} s ({fps:.1f} a second){note}"
+        whole = int(outcome.reports.get("publish", {}).get("frames", outcome.frames))
+        now = f", {outcome.frames} of them now" if whole != outcome.frames else ""  # the others: an earlier run
+        return f"{job.target}: {whole} frames{now}, in {outcome.seconds:.1f} s ({fps:.1f} a second){note}"
     if failure.error in (InputError.__name__, ChangedError.__name__) and failure.frame is None:
         return failure.reason  # it names the file itself
     where = f"{failure.stage} failed" if failure.stage else "failed"

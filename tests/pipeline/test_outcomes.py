@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -42,7 +43,9 @@ def test_machines_are_told_the_systems_numbers() -> None:
 
 def test_success() -> None:
     assert exit_code([GOOD, GOOD]) == 0 and exit_code([]) == 0
-    assert sentence(GOOD) == "/out/a.mp4: 50 frames in 2.0 s (25.0 a second)"
+    assert sentence(GOOD) == "/out/a.mp4: 50 frames, in 2.0 s (25.0 a second)"
+    resumed = replace(GOOD, reports={"publish": {"frames": 80}})
+    assert sentence(resumed) == "/out/a.mp4: 80 frames, 50 of them now, in 2.0 s (25.0 a second)"
     told = as_json(GOOD)
     assert told["ok"] is True and told["failure"] is None and told["fps"] == 25.0
 
