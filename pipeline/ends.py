@@ -207,6 +207,7 @@ class FromJobs:
                     return None
                 self.hear(wait=True)
             job = self._queue.popleft()
+            self._unwanted = self._cancelled = 0  # said of a job of that number that has ended: it comes again
             before = self.meter.switch(Doing.BUSY)
             self.row.at(job.id, -1)
             try:

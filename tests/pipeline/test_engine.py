@@ -187,6 +187,35 @@ def test_cancel_running_and_waiting() -> None:
     assert sum(o.ok for o in outcomes.values()) == 5
 
 
+def test_a_job_that_failed_or_was_cancelled_may_come_again() -> None:
+    """Under its own number, at once: nothing that was said of the first time holds."""
+    with Engine(specs(check=Config("raise", clip=1, at=5, delay_s=0.002)), SMALL) as engine:
+        for again in range(3):
+            engine.submit(Job(1, "64x48x100", ""))
+            (failed,) = until_done(engine)
+            assert failed.failure is not None and failed.failure.frame == 5, again
+            engine.submit(Job(1, "64x48x4", ""))
+            (whole,) = until_done(engine)
+            assert (whole.ok, whole.frames) == (True, 4), again
+        for again in range(3):
+            engine.submit(Job(2, "64x48x100", ""))
+            while engine.clip(2) is None:
+                engine.poll(0.02)
+            engine.cancel(2)
+            (stopped,) = until_done(engine)
+            assert stopped.failure is not None and stopped.failure.error == "Cancelled", again
+            engine.submit(Job(2, "64x48x4", ""))
+            (whole,) = until_done(engine)
+            assert (whole.ok, whole.frames) == (True, 4), again
+
+
+def until_done(engine: Engine) -> list[Outcome]:
+    found: list[Outcome] = []
+    while engine.busy:
+        found += engine.poll(0.5)
+    return found
+
+
 def test_close_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     engine = Engine(specs(check=Config(delay_s=0.01)), SMALL, finisher())
     with engine:
