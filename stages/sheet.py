@@ -16,6 +16,7 @@ from pipeline.errors import InputError, PublishError
 from pipeline.types import Array, Clip, Frame, Job
 from stages.containers import open_input, unwritten
 from stages.decode import describe
+from stages.moments import Moments
 from stages.planes import view
 from stages.reader import Damage, ToClip
 from stages.viewing import View
@@ -24,9 +25,6 @@ from stages.viewing import View
 _COUNT, _HEIGHT, _GAP = 6, 90, 4
 _PAPER = 250
 _QUALITY = 85
-
-#: So many pictures at most are decoded in search of one moment of the source: looking back must stay cheap.
-_FAR = 300
 
 
 class Sheet:
@@ -83,25 +81,11 @@ class Sheet:
             with open_input(self._clip.source) as container:
                 stream = container.streams[self._clip.video_stream]
                 assert isinstance(stream, av.VideoStream)
-                found = [_picture_at(container, stream, moment, alive) for moment in self._seconds]
+                moments = Moments(container, stream, alive)
+                found = [moments.at(moment) for moment in self._seconds]
                 return [None if one is None else self._small(one, stream) for one in found]
         except (av.error.FFmpegError, OSError, InputError):
             return [None] * len(self._seconds)
-
-
-def _picture_at(
-    container: av.container.InputContainer, stream: av.VideoStream, moment: Fraction, alive: Callable[[], None]
-) -> av.VideoFrame | None:
-    """The first picture that is shown at `moment` (seconds) or later; None where it is too far from a key frame."""
-    base = stream.time_base or Fraction(1)
-    container.seek(int(moment / base), stream=stream)
-    for count, picture in enumerate(container.decode(stream)):
-        alive()
-        if picture.pts is not None and picture.pts * base >= moment - base:
-            return picture
-        if count >= _FAR:
-            return None
-    return None
 
 
 def layout(before: Sequence[Array | None], after: Sequence[Array]) -> Array:

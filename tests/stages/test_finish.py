@@ -289,7 +289,7 @@ def test_a_sheet_shows_before_and_after(work: bool, tmp_path: Path) -> None:
 
 def test_a_sheet_of_a_clip_whose_source_cannot_be_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = made(make_clip(tmp_path / "a.mp4", frames=30))
-    monkeypatch.setattr("stages.sheet._FAR", -1)
+    monkeypatch.setattr("stages.moments._FAR", -1)
     finished(one, Config(FAST, sheets=str(tmp_path)))
     looked = sheet(tmp_path / "3.jpg")
     assert looked[10:80, 140:230].min() > 240 and looked[110:180, 140:230].mean() < 200
