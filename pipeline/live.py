@@ -1,19 +1,25 @@
 """What the daemon says of itself while it runs: a small file, renewed every second or so, that anybody may read.
 
 It holds what the table of jobs does not: how far running clips are, what the stages are doing, what is arriving. It is
-for looking at only; nothing depends on it, so it is replaced but never synced.
+for looking at only; nothing depends on it, so it is replaced but never synced. Where its disk is full, which is what
+people then want to read there, what is most needed is written into the file that is there.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 FILE = "live.json"
 _LONGEST = 4 << 20
+
+#: The file is filled up with blanks to a multiple of that: as much can be written again without more room.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +120,31 @@ def write(folder: Path, live: Live) -> None:
     """Replaces the file in the daemon's `folder`. Raises OSError."""
     beside = folder / f".{FILE}.{os.getpid()}.part"
     try:
-        beside.write_bytes(json.dumps(asdict(live)).encode())
+        beside.write_bytes(_packed(live))
         beside.replace(folder / FILE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _write_over(folder / FILE, live)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _packed(live: Live) -> bytes:
+    text = json.dumps(asdict(live)).encode()
+    return text.ljust(-(-len(text) // _BLOCK) * _BLOCK)
+
+
+def _write_over(path: Path, live: Live) -> None:
+    """Writes into the file that is there, if need be without what can be done without. Raises OSError."""
+    folders = tuple(replace(folder, arriving=()) for folder in live.folders)
+    least = replace(live, folders=folders, lanes=(), running=())
+    with path.open("r+b", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        text = next((text for text in (_packed(live), _packed(least)) if len(text) <= size), b"")
+        if text:  # in one go, so that nobody reads half of it
+            file.write(text.ljust(size))
 
 
 def read(folder: Path) -> Live | None:

@@ -1,7 +1,7 @@
 """Whether there is room for what comes: asked before a clip is begun, so that a full disk is a pause and no failure.
 
 A quota may be used up where the disk has room, and nobody can be asked about it in advance: whoever was refused a
-write says so (`Space.refused`), and for a while that counts as no room.
+write says so (`Space.refused`), and for a while, or until somebody has made room, that counts as no room.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _LEAST_FILES = 256
 
 #: For how long a refused write counts as no room.
 _WAIT_S = 60.0
+
+#: So much more room, at least, and somebody has made some, bytes.
+_MORE = 1 << 20
 
 _UNITS = ("bytes", "kB", "MB", "GB")
 
@@ -51,6 +54,7 @@ class Space:
         self._clock = clock
         self._lacking: set[str] = set()  # of what there was too little when it was last asked
         self._refused = ("", -_WAIT_S)
+        self._rooms: dict[Path, int] = {}  # what was free when that was said
 
     def short(self) -> str:
         """Which place has too little room, how much it has and how much it needs, in a sentence; empty: all is well."""
@@ -58,11 +62,19 @@ class Space:
             if reason := self._lack(name, path):
                 return f"{name} {path} {reason}"
         what, when = self._refused
-        return what if self._clock() - when < _WAIT_S else ""
+        if what and (self._clock() - when >= _WAIT_S or self._has_grown()):
+            self._refused = ("", -_WAIT_S)
+        return self._refused[0]
 
     def refused(self, reason: str) -> None:
         """A write has been refused for want of room (`FULL`), whatever `short` says: see again in a minute."""
         self._refused = (f"{reason}; that is tried again every {_WAIT_S:g} s", self._clock())
+        self._rooms = {path: _free(path) for path in self._places.values()}
+
+    def _has_grown(self) -> bool:
+        """Whether there is a good deal more room somewhere than when a write was refused."""
+        more = max(self._least_bytes, _MORE)
+        return any(_free(path) >= room + more for path, room in self._rooms.items())
 
     def _lack(self, name: str, path: Path) -> str:
         try:
@@ -84,6 +96,14 @@ class Space:
             return 0
         self._lacking.add(what)
         return enough
+
+
+def _free(path: Path) -> int:
+    """0 where nobody can tell."""
+    try:
+        return free_bytes(path)
+    except OSError:
+        return 0
 
 
 def _room(path: Path) -> os.statvfs_result:

@@ -107,6 +107,20 @@ def test_a_refused_write_counts_for_a_minute(disk: Disk) -> None:
     assert {errno.ENOSPC, errno.EDQUOT} == FULL
 
 
+def test_a_refused_write_counts_no_more_when_room_has_been_made(disk: Disk) -> None:
+    space = disk.space(10 * MB)
+    disk.free["/out"] = 20 * MB
+    space.refused("the disk of /out is full")
+    disk.free["/work"] = 1 * MB  # another is used
+    assert space.short()
+    disk.free |= {"/work": 100 * MB, "/out": 29 * MB}
+    assert space.short().startswith("the disk of /out is full")
+    disk.free["/out"] = 30 * MB
+    assert not space.short()
+    disk.free["/out"] = 20 * MB
+    assert not space.short(), "that is over"
+
+
 def test_a_place_that_does_not_answer_has_no_room(disk: Disk) -> None:
     disk.fault = OSError(errno.ESTALE, "Stale file handle")
     assert disk.space(1).short() == "the work folder /work cannot be reached: stale file handle"
