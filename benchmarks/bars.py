@@ -1,4 +1,4 @@
-"""The bars P1 to P15 and T1 to T5: what is measured, must be reached and is aimed at, and how a figure is judged."""
+"""The bars P1 to P15, T1 to T5 and D1 to D5: what must be reached, is aimed at, and how a figure is judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Bar:
     """One bar.
 
     Attributes:
-        id: "P1" to "P15" for the pipeline, "T1" to "T5" for training.
+        id: "P1" to "P15" for the pipeline, "T1" to "T5" for training, "D1" to "D5" for the daemon.
         what: the ratio or figure, in words.
         must: what has been shown to be reachable on two cores; `aim`: what a good day would give.
         at_most: whether smaller is better.
@@ -66,6 +66,11 @@ BARS: tuple[Bar, ...] = (
     Bar("T3", "training in bf16 / in fp32", 1.3, 1.8),
     Bar("T4", "training, compiled / eager", 1, 1.1),
     Bar("T5", "share of a training's time in which the GPU computes", 0.9, 0.95, unit=""),
+    Bar("D1", "200 clips of two seconds / the same frames in long clips, time per frame", 1.15, 1.05, True),
+    Bar("D2", "a short clip, settled to published, by an idle daemon / by a warm engine alone", 1.5, 1.25, True),
+    Bar("D3", "cpu seconds a minute at rest, with 50 000 finished clips", 0.6, 0.3, True, "s"),
+    Bar("D4", "a clip with a checkpoint every ten seconds / in one go, time", 1.05, 1.02, True),
+    Bar("D5", "work lost when the daemon is killed / the work of one segment", 1.25, 0.75, True),
 )
 
 

@@ -31,20 +31,26 @@ class EngineRun:
         self._workshop = workshop
         self._jobs = 0
 
-    def __call__(self, source: Path) -> Sample:
+    def __call__(self, source: Path, segment_s: float = 0.0) -> Sample:
         pids = self.engine.processes()
         cpu = {name: sum(map(cpu_s, group)) for name, group in pids.items()}
         before = self.engine.stats()
         begun = time.monotonic()
-        outcome, occupancy = self._finish(self.submit(source))
+        job = self.submit(source, segment_s)
+        outcome, occupancy = self._finish(job)
         seconds = time.monotonic() - begun
+        nbytes = Path(job.target).stat().st_size
+        Path(job.target).unlink()
         spent = {name: sum(map(cpu_s, group)) - cpu[name] for name, group in pids.items()}
-        return Sample(outcome.frames / seconds, _facts(outcome, seconds, spent, before, self.engine.stats(), occupancy))
+        facts = _facts(outcome, seconds, spent, before, self.engine.stats(), occupancy)
+        return Sample(outcome.frames / seconds, facts | {"bytes": float(nbytes)})
 
-    def submit(self, source: Path) -> Job:
-        """Hands a job to the engine and returns at once."""
+    def submit(self, source: Path, segment_s: float = 0.0) -> Job:
+        """Hands a job to the engine and returns at once; it is made in segments of that length, or (0) in one go."""
         self._jobs += 1
-        job = Job(self._jobs, str(source), self._workshop.target())
+        target = self._workshop.target()
+        work = f"{target}.work" if segment_s else ""
+        job = Job(self._jobs, str(source), target, work, segment_s or 10.0)
         self.engine.submit(job)
         return job
 
@@ -55,7 +61,6 @@ class EngineRun:
             occupancy.append(stats[0].frames - stats[-1].frames)
         (outcome,) = ended
         done(outcome)
-        Path(job.target).unlink()
         return outcome, occupancy
 
 
@@ -88,18 +93,22 @@ def _facts(
 
 @contextmanager
 def engine_run(
-    workshop: Workshop, chain: tuple[StageSpec, ...], processes: tuple[ProcessSpec, ...], ring_mb: int = 256
+    workshop: Workshop,
+    chain: tuple[StageSpec, ...],
+    processes: tuple[ProcessSpec, ...],
+    ring_mb: int = 256,
+    verify: str = "decode",
 ) -> Iterator[EngineRun]:
     """An engine for the chain, started, warmed with one short clip, closed at the end."""
-    with Engine(chain, EngineConfig(processes=processes, ring_mb=ring_mb), finisher(chain)) as engine:
+    with Engine(chain, EngineConfig(processes=processes, ring_mb=ring_mb), finisher(chain, verify)) as engine:
         run = EngineRun(engine, workshop)
         run(workshop.clip(640, 360, 1))
         yield run
 
 
-def finisher(chain: tuple[StageSpec, ...]) -> StageSpec:
-    """What publishes the files of a chain, as in a real job."""
-    return StageSpec("publish", "stages.finish:Finish", finish.Config(chain[-1].config))
+def finisher(chain: tuple[StageSpec, ...], verify: str = "decode") -> StageSpec:
+    """What publishes the files of a chain, as in a real job; `verify` as in `finish.Config`."""
+    return StageSpec("publish", "stages.finish:Finish", finish.Config(chain[-1].config, verify))
 
 
 class Servant:

@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import bars, bench_blend, facts, fidelity, jobs, latency, memory, transport
+from benchmarks import bars, bench_blend, daemon, facts, fidelity, jobs, latency, memory, transport
 from benchmarks.bars import BARS, Result
 from benchmarks.rounds import Machine
 from benchmarks.workshop import Workshop
@@ -55,6 +55,11 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Run], list[Result]]], ...] = (
     (("P13",), lambda run: [memory.peak_memory(run.quick, run.workshop)]),
     (("P14",), lambda run: [fidelity.untouched(run.quick, run.workshop)]),
     (("P15",), lambda run: [latency.first_byte(run.quick, run.machine, run.workshop)]),
+    (("D1",), lambda run: [daemon.throughput(run.quick, run.machine, run.workshop)]),
+    (("D2",), lambda run: [daemon.one_clip(run.quick, run.machine, run.workshop)]),
+    (("D3",), lambda run: [daemon.at_rest(run.quick, run.machine, run.workshop)]),
+    (("D4",), lambda run: [daemon.checkpointed(run.quick, run.machine, run.workshop)]),
+    (("D5",), lambda run: [daemon.restarted(run.quick, run.workshop)]),
 )
 
 
@@ -66,7 +71,7 @@ def chosen(only: Sequence[str]) -> frozenset[str]:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.0)
             raise ConfigError(
-                f"--only: there is no bar {name!r}; did you mean {near[0]}? (there are P1 to P15 and T1 to T5)"
+                f"--only: there is no bar {name!r}; did you mean {near[0]}? There are P1 to P15, T1 to T5, D1 to D5"
             )
     return frozenset(names or known)
 

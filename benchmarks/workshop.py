@@ -47,6 +47,13 @@ class Workshop:
             _write_clip(path, width, height, seconds, preset)
         return path
 
+    def long_clip(self, width: int, height: int, seconds: float, times: int, preset: str = "medium") -> Path:
+        """A clip that shows `clip` so many times over: the same pictures, coded once."""
+        path = self.folder / f"{width}x{height}-{times}x{seconds:g}s.mp4"
+        if not path.exists():
+            _repeat(self.clip(width, height, seconds, preset), path, seconds, times)
+        return path
+
     def model(self, preset: str = "original") -> Path:
         """An Original autoencoder with random weights."""
         folder = self.folder / f"model-{preset}"
@@ -108,8 +115,30 @@ def _write_clip(path: Path, width: int, height: int, seconds: float, preset: str
         video.codec_context.thread_type = "FRAME"  # as ffmpeg's own program has it
         audio = out.add_stream("aac", rate=48000)
         for frame in shown.decode(video=0):
+            frame.pict_type = 0  # lavfi calls each of its pictures a key frame, and the encoder would obey
             out.mux(video.encode(frame))
         out.mux(video.encode())
+        for samples in heard.decode(audio=0):
+            out.mux(audio.encode(samples))
+        out.mux(audio.encode())
+
+
+def _repeat(short: Path, path: Path, seconds: float, times: int) -> None:
+    sound = f"sine=frequency=440:sample_rate=48000:duration={seconds * times}"
+    with av.open(str(short)) as shown, av.open(sound, format="lavfi") as heard, av.open(str(path), "w") as out:
+        source = shown.streams.video[0]
+        assert source.time_base is not None
+        span = round(seconds / source.time_base)
+        video = out.add_stream_from_template(source)
+        audio = out.add_stream("aac", rate=48000)
+        kept = [(bytes(p), p.pts, p.dts, p.duration, p.is_keyframe) for p in shown.demux(source) if p.size]
+        for turn in range(times):
+            for data, pts, dts, duration, is_key in kept:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base = video, source.time_base
+                packet.pts, packet.dts, packet.duration = (pts or 0) + turn * span, (dts or 0) + turn * span, duration
+                packet.is_keyframe = is_key
+                out.mux(packet)
         for samples in heard.decode(audio=0):
             out.mux(audio.encode(samples))
         out.mux(audio.encode())
