@@ -7,6 +7,7 @@ writing.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from contextlib import suppress
@@ -23,13 +24,16 @@ _PARTIAL = re.compile(r"^\..*\.(?P<pid>\d+)-\d+\.part$", re.DOTALL)
 def partial_path(target: str, job: int, pid: int = 0) -> str:
     """Where to write what shall become `target`: a hidden name in the same folder, shortened where it must be.
 
-    `pid` is the writer's; 0: this process's.
+    `pid` is the writer's; 0: this process's. Two targets of one job have two such names.
     """
     place = Path(target)
+    name = os.fsencode(place.name)
     tail = f".{pid or os.getpid()}-{job}.part"
+    if len(name) > NAME_MAX - 1 - len(tail):  # a file and its report may differ only in what is cut off
+        tail = f".{hashlib.sha256(name).hexdigest()[:16]}{tail}"
     # Cut in bytes, then drop a character that was cut in half.
-    name = os.fsencode(place.name)[: NAME_MAX - 1 - len(tail)].decode("utf-8", "ignore")
-    return str(place.with_name(f".{name}{tail}"))
+    kept = name[: NAME_MAX - 1 - len(tail)].decode("utf-8", "ignore")
+    return str(place.with_name(f".{kept}{tail}"))
 
 
 def take_over(partial: str, own: str, target: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import result
 from pipeline.errors import PublishError
 from pipeline.publish import discard, partial_path, publish, sweep, take_over
 
@@ -38,6 +39,12 @@ def test_names_of_255_bytes_that_end_in_half_a_character(tmp_path: Path) -> None
 
 def test_jobs_do_not_share_partial_files() -> None:
     assert partial_path("/a/b.mp4", 1) != partial_path("/a/b.mp4", 2)
+
+
+@pytest.mark.parametrize("length", range(225, 256))
+def test_a_long_name_and_that_of_its_report_do_not_share_a_partial_file(length: int) -> None:
+    target = f"/a/{'b' * (length - 4)}.mp4"
+    assert partial_path(target, 7) != partial_path(str(result.path_for(target)), 7)
 
 
 def test_partial_files_tell_whose_they_are() -> None:
