@@ -287,9 +287,11 @@ class Table:
         with _sound(self.path):
             return {row[0]: rows.as_known(row[1:]) for row in found}
 
-    def waiting(self, now: float, limit: int) -> list[Entry]:
-        """Those that may be begun, in the order in which they shall be."""
-        return self._entries("state = 'waiting' AND due <= ? ORDER BY priority DESC, id LIMIT ?", (now, limit))
+    def waiting(self, now: float, limit: int, besides: Collection[str] = ()) -> list[Entry]:
+        """Those that may be begun, in the order in which they shall be; none of the watched folders `besides`."""
+        passed = f"folder NOT IN ({', '.join('?' * len(besides))})"
+        condition = f"state = 'waiting' AND due <= ? AND {passed} ORDER BY priority DESC, id LIMIT ?"
+        return self._entries(condition, (now, *map(os.fsencode, besides), limit))
 
     def next_due(self, now: float) -> float | None:
         """When the next of those that may not be begun yet may be."""

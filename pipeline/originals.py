@@ -154,7 +154,7 @@ def _mark_of(path: Path) -> Mark:
 
 def _link_moved(source: Path, wanted: Path) -> Path:
     leads_to = os.path.join(source.parent.absolute(), os.readlink(source))  # noqa: PTH118, PTH115  hostile names
-    for where in _candidates(wanted):
+    for where in namesakes(wanted):
         with suppress(FileExistsError):
             where.symlink_to(leads_to)
             source.unlink()
@@ -168,7 +168,7 @@ class _OtherFileSystem(Exception):  # noqa: N818  no error: it says how to go on
 
 def _named(file: Path, wanted: Path) -> Path:
     """Gives the file the first of the names that nobody has."""
-    for where in _candidates(wanted):
+    for where in namesakes(wanted):
         with suppress(FileExistsError):
             _rename(file, where)
             return where
@@ -203,8 +203,8 @@ def _renamed(file: bytes, where: bytes) -> int:
     return ctypes.get_errno() if call(_AT_FDCWD, file, _AT_FDCWD, where, _RENAME_NOREPLACE) else 0
 
 
-def _candidates(wanted: Path) -> Iterator[Path]:
-    """The name itself, then with numbers; cut where it would be longer than names may be."""
+def namesakes(wanted: Path) -> Iterator[Path]:
+    """The name itself, then with " (2)" before its extension, and so on; cut where it would be too long for a name."""
     yield wanted
     suffix = wanted.suffix if len(os.fsencode(wanted.suffix)) <= _LONGEST_SUFFIX else ""
     stem = os.fsencode(wanted.name.removesuffix(suffix))
