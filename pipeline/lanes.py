@@ -43,7 +43,9 @@ class Engine(Protocol):
 
     def cancel(self, job_id: int) -> None: ...
 
-    def poll(self, timeout_s: float) -> list[Outcome]: ...
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Also of a closed one: what had ended before it was."""
+        ...
 
     def stats(self) -> tuple[StageStats, ...]: ...
 
@@ -67,7 +69,8 @@ class Station:
         model: the model's folder; `to` whose face is put there; `device` "auto" or one that the settings name.
         on_device_fault: what is done when its device fails: "restart", "cpu" or "stop" (see swap.Config).
         about: the same for reports.
-        make: an engine that is not started yet, for a device, with memory halved so many times.
+        make: an engine that is not started yet, for a device, with memory halved so many times. Called in the lane's
+            thread, and raises what starting it may raise.
     """
 
     key: str
@@ -124,7 +127,7 @@ class Lane:
         self._orders: queue.SimpleQueue[Callable[[Engine], None] | None] = queue.SimpleQueue()
         self._inside: set[int] = set()  # the same, as far as the thread knows
         self._patience_s = 5.0
-        self._engine = station.make(device, halvings)
+        self._engine: Engine | None = None
         self._stopping = threading.Event()
         self._shares = _Shares()
         self._thread = threading.Thread(target=self._run, name=f"lane {station.to} {device}")
@@ -148,9 +151,9 @@ class Lane:
     def stop(self, patience_s: float = 5.0) -> None:
         """Has it end, soon: what is being published gets so long; other jobs are given up where they are."""
         self._patience_s = patience_s
-        self.state = "stopping"
         self._stopping.set()
-        self._engine.stop_soon()
+        if self._engine is not None:  # else the thread, which is making it, sees for itself
+            self._engine.stop_soon()
         self._orders.put(None)
 
     def join(self, timeout_s: float | None = None) -> bool:
@@ -185,21 +188,27 @@ class Lane:
             self._told(Left(self, None if stopped else error))
 
     def _work(self) -> None:
-        engine = self._engine
+        self._engine = engine = self.station.make(self.device, self.halvings)
         try:
-            engine.start()
+            if not self._stopping.is_set():  # or that was said before there was anybody to say it to
+                engine.start()
             while not self._stopping.is_set():
                 self.state = "ready" if engine.busy else "resting"
                 self._obey(engine)
                 if self._stopping.is_set():
                     break
-                for outcome in engine.poll(_TURN_S if engine.busy else 0.0):
-                    self._inside.discard(outcome.job.id)
-                    self._told(Ended(self, outcome))
+                self._poll(engine, _TURN_S if engine.busy else 0.0)
                 clips = {number: clip for number in self._inside if (clip := engine.clip(number)) is not None}
                 self.now = Now(engine.stats(), clips, dict(engine.finishing), engine.restarts)
         finally:
+            self.state = "stopping"
             engine.close(self._patience_s)
+            self._poll(engine, 0.0)  # what had ended by then, or was published meanwhile
+
+    def _poll(self, engine: Engine, timeout_s: float) -> None:
+        for outcome in engine.poll(timeout_s):
+            self._inside.discard(outcome.job.id)
+            self._told(Ended(self, outcome))
 
     def _obey(self, engine: Engine) -> None:
         """Carries out the orders there are; waits for one where there is nothing else to do."""
