@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -102,22 +102,34 @@ class Clerk:
                 self._table.block(entry.id, said, now)
                 log.error("blocked: %s", said)
             case Kind.FAILED | Kind.SET_ASIDE:
-                self.give_up(entry, said, outcome, config)
+                self._give_up(entry, said, outcome, config)
                 log.error("failed: %s", said, extra={"fields": {"failure": outcomes.as_json(outcome)["failure"]}})
 
-    def give_up(self, entry: Entry, reason: str, outcome: Outcome | None, config: WatchConfig | None) -> None:
-        """Leaves the reason in the folder of what failed, and has the row say so."""
-        facts = outcomes.as_json(outcome)["failure"] if outcome is not None else None
+    def refuse(self, entry: Entry, config: WatchConfig) -> None:
+        """Does what is to be done about a job that failed before it was begun."""
+        for_job(_log, entry.id, entry.source).error("failed: %s", entry.reason)
+        self._note(entry, entry.reason, None, config)
+        self._put_aside(entry, config)
+
+    def _give_up(self, entry: Entry, reason: str, outcome: Outcome, config: WatchConfig | None) -> None:
         if config is not None:
-            try:
-                write_reason(reason_path(config, Path(entry.source)), entry, reason, outcome, self._lines(entry.id))
-            except OSError as error:
-                for_job(_log, entry.id, entry.source).error("the reason could not be written: %s", error)
-        self._table.fail(entry.id, reason, facts, time.time())
+            self._note(entry, reason, outcome, config)
+        self._table.fail(entry.id, reason, outcomes.as_json(outcome)["failure"], time.time())
         if config is not None:
-            self._later(self._digested, entry, reason_path(config, Path(entry.source)))
-            if config.on_failed == "move":
-                self._later(self._moved, entry, config.inbox, config.failed_folder)
+            self._put_aside(entry, config)
+
+    def _note(self, entry: Entry, reason: str, outcome: Outcome | None, config: WatchConfig) -> None:
+        """Leaves the reason in the folder of what failed."""
+        try:
+            write_reason(reason_path(config, Path(entry.source)), entry, reason, outcome, self._lines(entry.id))
+        except OSError as error:
+            for_job(_log, entry.id, entry.source).error("the reason could not be written: %s", error)
+
+    def _put_aside(self, entry: Entry, config: WatchConfig) -> None:
+        """Adds to the reason, in the background, what takes time; moves the clip there where the settings say so."""
+        self._later(self._digested, entry, reason_path(config, Path(entry.source)))
+        if config.on_failed == "move":
+            self._later(self._moved, entry, config.inbox, config.failed_folder)
 
     def put_away(self, entry: Entry, config: WatchConfig) -> None:
         """Does with the original of a finished clip what the folder's settings say, in the background."""
@@ -128,53 +140,67 @@ class Clerk:
 
     def catch_up(self, config: WatchConfig, known: Mapping[bytes, Known]) -> None:
         """Puts away what an earlier run had not come to."""
-        if config.on_done == "leave":
-            return
-        for source, (mark, state, number, _) in known.items():
-            there = state is State.DONE and mark_of(Path(os.fsdecode(source))) == mark
+        if config.on_done != "leave":
+            for entry in self._left(known, State.DONE):
+                if Path(entry.target).exists():  # else the original may be all that there is
+                    self.put_away(entry, config)
+        if config.on_failed == "move":
+            for entry in self._left(known, State.FAILED):
+                self._put_aside(entry, config)
+
+    def _left(self, known: Mapping[bytes, Known], state: State) -> Iterator[Entry]:
+        """The jobs in that state whose clips still lie where they were."""
+        for source, (mark, found, number, _) in known.items():
+            there = found is state and mark_of(Path(os.fsdecode(source))) == mark
             if there and (entry := self._table.entry(number)) is not None:
-                self.put_away(entry, config)
+                yield entry
 
-    def recover(self, configs: Mapping[str, WatchConfig]) -> Collection[int]:
-        """At the start: what was being made waits again, but for what had been published; the ids of the former."""
+    def recover(self, configs: Mapping[str, WatchConfig]) -> None:
+        """At the start: what was being made waits again, but for what had been published."""
         for entry in self._table.listing([State.RUNNING], limit=_MANY):
-            report = result.read(result.path_for(entry.target))
-            if report is None or not self._was_published(entry, report):
-                continue
-            self._table.finish(entry.id, *_facts(report), time.time())
-            for_job(_log, entry.id, entry.source).info("had been published when the last run ended")
-            if (config := configs.get(entry.folder)) is not None:
-                self.put_away(entry, config)
-        waiting = self._table.recover(time.time())
-        for entry in waiting:
+            self.was_published(entry, configs.get(entry.folder))
+        for entry in self._table.recover(time.time()):
             for_job(_log, entry.id, entry.source).info("gone on with")
-        return [entry.id for entry in waiting]
 
-    @staticmethod
-    def _was_published(entry: Entry, report: Mapping[str, Any]) -> bool:
-        """Whether the result of just this job is in its place. The report comes first, so the file's digest counts."""
-        made = report.get("output")
-        if report.get("job") != entry.id or not isinstance(made, dict):
+    def was_published(self, entry: Entry, config: WatchConfig | None) -> bool:
+        """Whether the result of a running job is in its place though nobody has heard of that; then it is done.
+
+        Reads all of a result that is there.
+        """
+        report = result.read(result.path_for(entry.target))
+        if report is None or not _tells_of(report, entry):
             return False
-        try:
-            return digest(Path(entry.target)) == made.get("sha256")
-        except OSError:
-            return False
+        self._table.finish(entry.id, *_facts(report), time.time())
+        for_job(_log, entry.id, entry.source).info("had been published before it was broken off")
+        if config is not None:
+            self.put_away(entry, config)
+        return True
 
     def _later(self, do: Callable[..., None], *what: object) -> None:
-        self._moving.append(self._mover.submit(do, *what))
+        self._moving.append(self._mover.submit(self._seen_to, do, *what))
+
+    def _seen_to(self, do: Callable[..., None], *what: object) -> None:
+        try:
+            if not self._stopping:
+                do(*what)
+        except InterruptedError:
+            pass  # we are stopping: it is made up for after the next start
+        except Exception as defect:  # noqa: BLE001  nobody else would hear of it
+            _log.error("a defect in putting clips away", exc_info=defect)
 
     def _moved(self, entry: Entry, base: Path, into: Path) -> None:
         try:
-            if not self._stopping and mark_of(Path(entry.source)) == entry.mark:
+            if mark_of(Path(entry.source)) == entry.mark:
                 put_away(Path(entry.source), base.absolute(), into.absolute(), entry.mark, lambda: self._stopping)
+        except InterruptedError:
+            raise
         except OSError as error:
             for_job(_log, entry.id, entry.source).error("it could not be moved to %s: %s", into, error)
 
     def _deleted(self, entry: Entry) -> None:
         source = Path(entry.source)
         try:
-            if not self._stopping and mark_of(source) == entry.mark:
+            if mark_of(source) == entry.mark:
                 source.unlink()
         except OSError as error:
             for_job(_log, entry.id, entry.source).error("it is done but cannot be deleted: %s", error)
@@ -182,8 +208,26 @@ class Clerk:
     def _digested(self, entry: Entry, reason: Path) -> None:
         try:
             add_digest(reason, Path(entry.source), lambda: self._stopping)
+        except InterruptedError:
+            raise
         except OSError as error:
             for_job(_log, entry.id, entry.source).info("its digest is not in the reason: %s", error)
+
+
+def _tells_of(report: Mapping[str, Any], entry: Entry) -> bool:
+    """Whether a report speaks of what is in its place, and of just this attempt at it, not of an earlier one.
+
+    The report comes first, so the file's digest counts.
+    """
+    made, times = report.get("output"), report.get("times")
+    if not isinstance(made, dict) or not isinstance(times, dict):
+        return False
+    if (report.get("job"), times.get("claimed")) != (entry.id, entry.claimed):
+        return False
+    try:
+        return digest(Path(entry.target)) == made.get("sha256")
+    except OSError:
+        return False
 
 
 def _facts(report: Mapping[str, Any]) -> tuple[int, float, str]:
@@ -192,7 +236,7 @@ def _facts(report: Mapping[str, Any]) -> tuple[int, float, str]:
     frames, seconds = report.get("frames"), report.get("seconds")
     digested = source.get("sha256") if isinstance(source, dict) else None
     return (
-        frames if isinstance(frames, int) else 0,
-        float(seconds) if isinstance(seconds, int | float) else 0.0,
-        digested if isinstance(digested, str) else "",
+        frames if isinstance(frames, int) and 0 <= frames < 1 << 63 else 0,
+        float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else 0.0,
+        digested if isinstance(digested, str) and digested.isascii() else "",
     )

@@ -40,8 +40,9 @@ _AGAIN_S, _LONG_S = 1.0, 60.0
 class Daemon:
     """Runs until it is told to stop; `stop` and `reload` may be called from signal handlers and other threads."""
 
-    def __init__(self, read: Callable[[], Setup], tell: Callable[[Outcome, Lane], None]) -> None:
-        """`read` reads the configuration, now and on `reload`; `tell` gets the outcome of each clip.
+    def __init__(self, read: Callable[[], Setup], tell: Callable[[Outcome, Lane | None], None]) -> None:
+        """`read` reads the configuration, now and on `reload`; `tell` gets the outcome of each clip, and its lane where
+        it came to one.
 
         Raises:
             UnderstudyError: as `read`.
@@ -86,10 +87,10 @@ class Daemon:
             claim = stack.enter_context(claimed(config.state, inboxes))
             lines = stack.enter_context(keeping(config.state))
             _log.info("started, as process %d", os.getpid())
-            table = stack.enter_context(_opened(self._setup))
+            table = stack.enter_context(self._opened())
             clerk = Clerk(table, config.retry, lines.lines)
             stack.callback(clerk.close)
-            shift = Shift(self._setup, table, clerk, self._events, self._tell)
+            shift = Shift(self._setup, table, clerk, self._events, self._tell, once)
             stack.callback(shift.close)
             shift.begin()
             page = _Kept(Page(config.state, config.page), enabled=config.page.enabled and not once)
@@ -108,9 +109,32 @@ class Daemon:
                 notifier.alive()
             notifier.stopping()
             notifier.extend(config.drain_s + 10)
+            for file in shift.arriving if once else ():
+                _log.warning("%s is left: %s", file.source, file.reason)
             shift.drain()
+            while not shift.drained:
+                shift.turn()
+                shift.tell(teller, page.mend())
+                notifier.alive()
             self.failed = shift.failed
         _log.info("stopped")
+
+    def _opened(self) -> Table:
+        """The table; where it is damaged it is set aside, and where it is not there it is rebuilt from the folders."""
+        path = self._setup.config.state / FILE
+        try:
+            table = Table.open(path)
+        except Damaged as error:
+            kept = set_aside(path)
+            _log.error("%s; it is kept as %s, and a new one is made from what lies in the folders", error, kept)
+            table = Table.open(path)
+        try:
+            if table.new:
+                rebuild(table, [folder.place for folder in self._setup.folders], lambda: not self._stopping)
+        except BaseException:
+            table.close()
+            raise
+        return table
 
     def _reread(self, shift: Shift, hold: Callable[[Setup], None]) -> None:
         try:
@@ -164,17 +188,3 @@ class _Kept:
     def stop(self) -> None:
         """Ends it."""
         self._page.stop()
-
-
-def _opened(setup: Setup) -> Table:
-    """The table; where it is damaged it is set aside, and where it is not there it is rebuilt from the folders."""
-    path = setup.config.state / FILE
-    try:
-        table = Table.open(path)
-    except Damaged as error:
-        kept = set_aside(path)
-        _log.error("%s; it is kept as %s, and a new one is made from what lies in the folders", error, kept)
-        table = Table.open(path)
-    if table.new:
-        rebuild(table, [folder.place for folder in setup.folders])
-    return table

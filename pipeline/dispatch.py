@@ -1,7 +1,7 @@
 """Which waiting job goes to which lane, and which lanes there are.
 
-Strictly by priority, then by age: a job that needs a lane that cannot be had yet holds up those behind it, so none
-starves. A lane that has nothing to do gives way to one that is needed.
+By priority, then by age. A job for which there is no lane yet holds up all behind it until one has nothing to do and
+gives way, so none starves. One whose lane has as much as it takes, or whose engine has to rest, holds up only its like.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import re
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from pathlib import Path
 
-from pipeline.errors import ConfigError, RequirementError, UnderstudyError, WeightsError
-from pipeline.jobs import Entry, Table
+from pipeline import live
+from pipeline.errors import ConfigError, InputError, RequirementError, UnderstudyError, WeightsError
+from pipeline.jobs import Entry, State, Table
 from pipeline.lanes import Event, Lane, Station
 from pipeline.plan import make_folder
 from pipeline.retries import CrashBudget
+from pipeline.rows import OPEN
 from pipeline.specs import Failure
 from pipeline.types import Job
 
@@ -34,6 +38,20 @@ _HALVINGS = 3
 #: What of a model or a machine somebody has to mend before an engine can start.
 BLOCKING = (ConfigError, WeightsError, RequirementError)
 
+#: A job's work folder: its number and the digest of what shapes its result.
+_WORK = re.compile("([1-9][0-9]*)-[0-9a-f]{16}")
+
+#: What is gone on with some time; what was made of other jobs is of no use any more.
+GOES_ON = OPEN | {State.BLOCKED}
+
+
+class Turn(Enum):
+    """What came of a job whose turn it was."""
+
+    BEGUN = auto()
+    FULL = auto()  # what it needs has enough to do, or rests: others may begin
+    NEXT = auto()  # the next lane that can be had is for it: nobody else may begin
+
 
 @dataclass(slots=True)
 class _Health:
@@ -44,13 +62,18 @@ class _Health:
     faults: int = 0
     device: str = ""  # where it has to run from now on; empty: as configured
     broken: str = ""  # why no engine of it can start
+    down: live.Lane | None = None  # the last lane, where that has ended badly and there is no other
 
 
 class Lanes:
     """The lanes there are, at most `limit` of them."""
 
-    def __init__(self, limit: int, devices: tuple[str, ...], told: Callable[[Event], None]) -> None:
+    def __init__(
+        self, limit: int, devices: tuple[str, ...], told: Callable[[Event], None], patient: bool = True
+    ) -> None:
+        """Unless it is `patient`, an engine that would have to rest is not started any more."""
         self.all: list[Lane] = []
+        self._patient = patient
         self._limit = limit or max(1, len(devices))
         self._devices = devices
         self._told = told
@@ -60,6 +83,12 @@ class Lanes:
     def health(self, station: Station) -> _Health:
         """What is known of a station."""
         return self._health.setdefault(station.key, _Health())
+
+    @property
+    def shown(self) -> tuple[live.Lane, ...]:
+        """The lanes for those who look, and those that should be there but cannot."""
+        down = [health.down for health in self._health.values() if health.down is not None]
+        return (*(lane.shown() for lane in self.all), *down)
 
     def pick(self, station: Station) -> Lane | None:
         """A lane that takes a job of this station now; None where there is none yet. May start or stop lanes."""
@@ -76,6 +105,11 @@ class Lanes:
                 min(idle, key=lambda lane: lane.used).stop()
         return free[0] if free else None
 
+    def is_next(self, station: Station) -> bool:
+        """Whether a station for which there is no lane to `pick` shall have the next one that can be had."""
+        served = any(lane.station.key == station.key for lane in self.all)
+        return not served and self.health(station).budget.ready(time.monotonic())
+
     def _device(self, station: Station) -> str | None:
         """The device with the fewest lanes; None where this station has one on each."""
         fixed = self.health(station).device
@@ -87,6 +121,7 @@ class Lanes:
     def _start(self, station: Station, device: str) -> Lane:
         lane = Lane(station, device, self.health(station).halvings, self._told)
         self.all.append(lane)
+        self.health(station).down = None
         _log.info("loading the model %s on %s", station.model, device)
         return lane
 
@@ -97,12 +132,14 @@ class Lanes:
         health = self.health(lane.station)
         if error is None:
             return
-        if isinstance(error, BLOCKING):
-            health.broken = str(error)
-        rest_s = health.budget.died(time.monotonic())
         _log.error("the engine for the model %s on %s is down: %s", lane.station.model, lane.device, error)
-        if rest_s and not health.broken:
+        rest_s = health.budget.died(time.monotonic())
+        if isinstance(error, BLOCKING) or (rest_s and not self._patient):
+            health.broken = str(error)
+        elif rest_s:
             _log.error("it keeps dying and now rests for %.0f s", rest_s)
+        if not any(other.station.key == lane.station.key for other in self.all):
+            health.down = replace(lane.shown(), state="down", reason=str(error), stages=())
 
     def went_well(self, lane: Lane) -> None:
         """A clip of the lane has ended as clips should."""
@@ -135,11 +172,19 @@ class Lanes:
         """Whether a process ended for want of memory: it said so, or the kernel has killed one since the last time."""
         killed = _killed_for_memory()
         rose, self._killed = killed > self._killed, killed
-        return failure.errno == errno.ENOMEM or (failure.signal == signal.SIGKILL and rose)
+        if failure.errno == errno.ENOMEM:
+            return failure.error != InputError.__name__  # decoders say so of damaged files
+        return failure.signal == signal.SIGKILL and rose
 
     def forgive(self) -> None:
         """Forgets what was wrong with stations: somebody has looked after it."""
         self._health.clear()
+
+    def hope(self) -> None:
+        """Lets engines that cannot start be tried again: somebody may have mended what was wrong."""
+        for health in self._health.values():
+            if health.broken:
+                health.broken, health.down = "", None
 
     def stop(self, patience_s: float) -> None:
         """Has all of them end."""
@@ -156,8 +201,8 @@ class Dispatch:
         self._work = work
         self._segment_s = segment_s
 
-    def begin(self, entry: Entry, station: Station) -> bool:
-        """Gives the job to a lane; False where none takes it yet. Raises TableError; nothing has begun then.
+    def begin(self, entry: Entry, station: Station) -> Turn:
+        """Gives the job to a lane, where one takes it now. Raises TableError; nothing has begun then.
 
         Raises:
             PublishError: the folder of the result cannot be made, or that of the work.
@@ -167,7 +212,7 @@ class Dispatch:
             raise WeightsError(broken)
         lane = self._lanes.pick(station)
         if lane is None:
-            return False
+            return Turn.NEXT if self._lanes.is_next(station) else Turn.FULL
         work = self._folder(entry, station)
         make_folder(Path(entry.target).parent)
         make_folder(work)
@@ -181,28 +226,36 @@ class Dispatch:
             "times": {"seen": entry.seen, "accepted": entry.accepted, "claimed": entry.claimed},
         }
         lane.submit(Job(entry.id, entry.source, entry.target, str(work), self._segment_s, about))
-        return True
+        return Turn.BEGUN
 
     def _folder(self, entry: Entry, station: Station) -> Path:
         """The job's work folder; what was made of another file, by another model or with other settings goes."""
         shaping = f"{station.key} {entry.mark.size} {entry.mark.mtime_ns} {entry.mark.inode} {self._segment_s}"
         work = self._work / f"{entry.id}-{hashlib.sha256(shaping.encode()).hexdigest()[:16]}"
-        for old in self._work.glob(f"{entry.id}-*"):
-            if old != work:
+        for old, number in self._folders():
+            if number == entry.id and old != work:
                 shutil.rmtree(old, ignore_errors=True)
         return work
 
     def forget(self, job: int) -> None:
         """Removes what was made of a job."""
-        for folder in self._work.glob(f"{job}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def sweep(self, wanted: Collection[int]) -> None:
-        """Removes the work folders of all other jobs."""
-        for folder in self._work.iterdir():
-            number = folder.name.partition("-")[0]
-            if folder.is_dir() and number.isdecimal() and int(number) not in wanted:
+        for folder, number in self._folders():
+            if number == job:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes what was made of jobs that have ended, or that nobody knows. Raises TableError."""
+        for folder, number in self._folders():
+            entry = self._table.entry(number)
+            if entry is None or entry.state not in GOES_ON:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self) -> Iterator[tuple[Path, int]]:
+        """The jobs' folders, with their numbers. What else lies there is somebody else's."""
+        with suppress(OSError):  # the disk is away, which is said elsewhere
+            for folder in [*self._work.iterdir()]:
+                if (match := _WORK.fullmatch(folder.name)) is not None and folder.is_dir():
+                    yield folder, int(match[1])
 
 
 def _killed_for_memory() -> int:

@@ -9,18 +9,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from pipeline import live, outcomes
 from pipeline.clerk import Clerk
 from pipeline.daemon_config import Setup, Watched
-from pipeline.dispatch import BLOCKING, Dispatch, Lanes
-from pipeline.errors import ConfigError, PublishError, TableError, UnderstudyError
+from pipeline.dispatch import BLOCKING, GOES_ON, Dispatch, Lanes, Turn
+from pipeline.errors import ConfigError, InputError, PublishError, TableError, UnderstudyError
 from pipeline.inbox import WatchConfig
 from pipeline.intake import Intake
-from pipeline.jobs import Entry, State, Table
-from pipeline.lanes import Ended, Event, Lane, Left
+from pipeline.jobs import Entry, Refused, State, Table
+from pipeline.lanes import Ended, Event, Lane, Left, Station
+from pipeline.logs import for_job
 from pipeline.retries import Kind, Verdict
 from pipeline.space import FULL, Space
 from pipeline.specs import Outcome
 from pipeline.telling import Teller
+from pipeline.types import Job
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,12 @@ _PASSING = FULL | {errno.EIO, errno.EBUSY, errno.EAGAIN}
 #: After a stop, engines may take so much longer than what is being published.
 _LEAVING_S = 8.0
 
+#: After these a clip is not begun again by itself.
+_FINAL = (Kind.FAILED, Kind.SET_ASIDE, Kind.BLOCKED)
+
+#: What is left of jobs that have ended is looked for so often.
+_SWEEP_S = 60.0
+
 
 class Shift:
     """Does all that there is to do, turn by turn, in one thread. Every method but `close` may raise TableError."""
@@ -46,23 +55,32 @@ class Shift:
         table: Table,
         clerk: Clerk,
         events: queue.SimpleQueue[Event | None],
-        tell: Callable[[Outcome, Lane], None],
+        tell: Callable[[Outcome, Lane | None], None],
+        once: bool = False,
     ) -> None:
+        """`tell` gets the outcome of each clip, and its lane where it came to one. `once`: it shall come to an end."""
         config = setup.config
         self.failed = 0
+        self.trouble = ""  # why nothing is begun now
         self._setup = setup
         self._table = table
         self._clerk = clerk
         self._events = events
         self._tell = tell
         self._ended: deque[Event] = deque()
-        self._refilled = 0.0
         self._draining = False
-        self.lanes = Lanes(config.engines, config.devices, events.put)
+        self._deadline = 0.0
+        self._swept = float("-inf")
+        self._hopeful = False  # what is blocked may be tried again
+        self._stations: dict[str, Station] = {}  # by folder, for one turn
+        self._reasons: dict[str, str] = {}  # why the folder's last job was blocked
+        self.lanes = Lanes(config.engines, config.devices, events.put, patient=not once)
         self._dispatch = Dispatch(table, self.lanes, config.work_folder, config.checkpoint_s)
-        self._intake = Intake(setup, table, lambda: events.put(None))
+        self._intake = self._intake_for(setup)
         self._space = _space(setup)
-        self.trouble = ""  # why nothing is begun now
+
+    def _intake_for(self, setup: Setup) -> Intake:
+        return Intake(setup, self._table, lambda: self._events.put(None), self._refused)
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -70,35 +88,43 @@ class Shift:
         """Makes up for what the last run had not come to, and begins to look."""
         folders = {folder.name: folder.config for folder in self._setup.folders}
         self._clerk.recover(folders)
-        self._dispatch.sweep({entry.id for entry in self._table.listing([State.WAITING], limit=1 << 20)})
+        self._dispatch.sweep()
         for name, config in folders.items():
             self._clerk.catch_up(config, self._table.known(name))
         self._unblock()
         self._intake.begin()
 
     def change(self, setup: Setup) -> None:
-        """Goes on with another configuration. Raises ConfigError for what cannot be changed on the way."""
+        """Goes on with another configuration.
+
+        Raises:
+            ConfigError: something cannot be changed on the way. All is as it was then, as after any other error.
+        """
         fixed = ("state", "work", "engines", "devices", "page", "retry")
         if changed := [name for name in fixed if getattr(setup.config, name) != getattr(self._setup.config, name)]:
             raise ConfigError(f"daemon.{' and daemon.'.join(changed)} can only be changed by a restart")
-        intake = Intake(setup, self._table, lambda: self._events.put(None))
+        wanted = {folder.station().key for folder in setup.folders}
+        intake = self._intake_for(setup)
+        intake.begin()
         self._intake.close()
         self._intake, self._setup, self._space = intake, setup, _space(setup)
-        self._intake.begin()
+        self._dispatch = Dispatch(self._table, self.lanes, setup.config.work_folder, setup.config.checkpoint_s)
         self.lanes.forgive()
-        wanted = {folder.station().key for folder in setup.folders}
         for lane in self.lanes.all:
             if lane.station.key not in wanted:
                 lane.stop()
-        self._unblock()
+        self._hopeful = True
 
     def drain(self) -> None:
-        """Ends the lanes: what is being published may end, the rest is left at its last checkpoint."""
+        """Has the lanes end: what is being published may come to its end, the rest is left at its last checkpoint."""
         self._draining = True
+        self._deadline = time.monotonic() + self._setup.config.drain_s + _LEAVING_S
         self.lanes.stop(self._setup.config.drain_s)
-        deadline = time.monotonic() + self._setup.config.drain_s + _LEAVING_S
-        while (self.lanes.all or self._ended) and time.monotonic() < deadline:
-            self.turn()
+
+    @property
+    def drained(self) -> bool:
+        """Whether all has ended that `drain` has told to, or had the time to."""
+        return not (self.lanes.all or self._ended) or time.monotonic() >= self._deadline
 
     def close(self) -> None:
         """Leaves nothing running."""
@@ -115,6 +141,11 @@ class Shift:
             self._ended or self._intake.busy or open_[State.WAITING] or open_[State.RUNNING] or self._clerk.busy
         )
 
+    @property
+    def arriving(self) -> tuple[live.Arriving, ...]:
+        """The files that are not taken yet."""
+        return tuple(file for folder in self._intake.shown for file in folder.arriving)
+
     # --- a turn ---------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
@@ -125,8 +156,9 @@ class Shift:
                 self._settle(self._ended[0])
                 self._ended.popleft()
             if not self._draining:
-                self._intake.take()
-                self._heed_wishes()
+                if self._intake.take():
+                    self._swept = float("-inf")  # some jobs may be no more
+                self._heed()
                 self._fill()
         except TableError as error:
             if error.errno not in _PASSING:
@@ -136,7 +168,7 @@ class Shift:
 
     def tell(self, teller: Teller, web: str) -> None:
         """Has the teller say what is going on; `web` is the page's address."""
-        teller.tell(self.trouble, self._intake.shown(), self.lanes.all, self._draining, web)
+        teller.tell(self.trouble, self._intake.shown, self.lanes, self._draining, web)
 
     def _hear(self) -> None:
         try:
@@ -148,14 +180,21 @@ class Shift:
         except queue.Empty:
             return
 
-    def _heed_wishes(self) -> None:
-        """Stops what somebody wants cancelled. What is changed of jobs that wait is seen when they are looked at."""
-        if not self._table.changed():
-            return
+    def _heed(self) -> None:
+        """Does what somebody wants. What is changed of jobs that wait is seen when they are looked at."""
         for entry in self._table.wishes():
             for lane in self.lanes.all:
                 if entry.id in lane.jobs:
                     lane.cancel(entry.id)
+        if self._table.changed():
+            self.lanes.hope()
+            self._swept = float("-inf")
+        if time.monotonic() - self._swept > _SWEEP_S:
+            self._dispatch.sweep()
+            self._swept = time.monotonic()
+        if self._hopeful:
+            self._unblock()
+            self._hopeful = False
 
     # --- what has ended -------------------------------------------------------------------------------------------
 
@@ -169,17 +208,16 @@ class Shift:
 
     def _outcome(self, lane: Lane, outcome: Outcome) -> None:
         number = outcome.job.id
-        verdict = self._clerk.settle(outcome, self._config_of(number))
+        verdict = self._clerk.settle(outcome, self._config_of(self._table.entry(number)))
         entry = self._table.entry(number)
-        if entry is None or entry.state not in (State.WAITING, State.RUNNING) or (verdict and verdict.afresh):
+        if entry is None or entry.state not in GOES_ON or (verdict and verdict.afresh):
             self._dispatch.forget(number)
         if entry is not None:
             self._intake.look(entry)  # it may have been replaced in the meantime
         if outcome.ok:
             self.lanes.went_well(lane)
-        if outcome.ok or (verdict is not None and verdict.kind in (Kind.FAILED, Kind.SET_ASIDE, Kind.BLOCKED)):
-            self.failed += not outcome.ok
-            self._tell(outcome, lane)
+        if outcome.ok or (verdict is not None and verdict.kind in _FINAL):
+            self._told(outcome, lane)
         if verdict is not None:
             self._mend(lane, outcome, verdict)
 
@@ -198,12 +236,25 @@ class Shift:
             entry = self._table.entry(number)
             if entry is None or entry.state is not State.RUNNING:
                 continue
-            if isinstance(error, BLOCKING):
-                self._table.block(number, str(error), time.time())
+            if self._clerk.was_published(entry, self._config_of(entry)):
+                self._dispatch.forget(number)
+            elif isinstance(error, BLOCKING):
+                self._block(entry, error)
             else:
                 self._table.release(number, str(error or "left at a checkpoint"), 0.0, counted=False)
+            self._intake.look(entry)
         lane.jobs.clear()
         self.lanes.left(lane, error)
+
+    def _told(self, outcome: Outcome, lane: Lane | None) -> None:
+        self.failed += not outcome.ok
+        self._tell(outcome, lane)
+
+    def _refused(self, entry: Entry) -> None:
+        """A clip has failed before it was begun."""
+        if (config := self._config_of(entry)) is not None:
+            self._clerk.refuse(entry, config)
+        self._told(outcomes.failed(_job(entry), InputError(entry.reason)), None)
 
     # --- what is to be begun --------------------------------------------------------------------------------------
 
@@ -212,44 +263,74 @@ class Shift:
         self.trouble = self._space.short()
         if self.trouble:
             return
-        for entry in self._table.waiting(time.time(), _SOME):
-            if not self._begin(entry):
+        self._stations.clear()
+        passed = self._intake.unreadable
+        while some := self._table.waiting(time.time(), _SOME, passed):
+            before = len(passed)
+            for entry in some:
+                turn = Turn.FULL if entry.folder in passed else self._begin(entry)
+                if turn is Turn.NEXT:
+                    return
+                if turn is Turn.FULL:
+                    passed.add(entry.folder)
+            if len(passed) == before:
+                if len(some) == _SOME:
+                    self._events.put(None)  # there may be more
                 return
 
-    def _begin(self, entry: Entry) -> bool:
-        """Whether those behind may begin, too."""
-        folder = self._folder_of(entry)
-        if folder is None:
-            self._table.block(entry.id, f"{entry.folder} is not watched any more", time.time())
-            return True
-        if not self._intake.is_there(entry):
-            return True
+    def _begin(self, entry: Entry) -> Turn:
+        """Begins a job, unless something is to be done about it instead."""
         try:
-            return self._dispatch.begin(entry, folder.station())
-        except BLOCKING as error:
-            self._table.block(entry.id, str(error), time.time())
-            _log.error("blocked: %s: %s", entry.source, error)
-        except PublishError as error:
+            folder = self._folder_of(entry)
+            if folder is None:
+                self._block(entry, ConfigError(f"{entry.folder} is not watched any more"))
+            elif self._intake.is_there(entry):
+                return self._dispatched(entry, folder)
+            else:
+                self._swept = float("-inf")
+        except Refused as error:  # somebody else has just changed it
+            for_job(_log, entry.id, entry.source).info("%s", error)
+        return Turn.BEGUN
+
+    def _dispatched(self, entry: Entry, folder: Watched) -> Turn:
+        try:
+            if hindrance := self._intake.hindrance(entry):
+                raise PublishError(hindrance)
+            station = self._stations.get(folder.name) or self._stations.setdefault(folder.name, folder.station())
+            return self._dispatch.begin(entry, station)
+        except (*BLOCKING, PublishError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
                 self._space.refused(str(error))
-                return False
-            self._table.block(entry.id, str(error), time.time())
-            _log.error("blocked: %s: %s", entry.source, error)
-        return True
+                return Turn.NEXT
+            self._block(entry, error)
+        return Turn.BEGUN
+
+    def _block(self, entry: Entry, error: UnderstudyError) -> None:
+        """Puts a job by until somebody has mended something. What concerns all of a folder's is said aloud once."""
+        self._table.block(entry.id, str(error), time.time())
+        loud = self._reasons.get(entry.folder) != str(error)
+        self._reasons[entry.folder] = str(error)
+        for_job(_log, entry.id, entry.source).log(logging.ERROR if loud else logging.INFO, "blocked: %s", error)
+        self._told(outcomes.failed(_job(entry), error), None)
 
     def _unblock(self) -> None:
         """What somebody had to mend may have been mended: what was blocked is tried again."""
-        for entry in self._table.listing([State.BLOCKED], limit=1 << 20):
-            if entry.current:
-                self._table.retry(entry.id)
+        self._reasons.clear()
+        with self._table.together():
+            for entry in self._table.listing([State.BLOCKED], limit=1 << 20):
+                if entry.current and self._folder_of(entry) is not None:
+                    self._table.retry(entry.id)
 
     def _folder_of(self, entry: Entry) -> Watched | None:
         return next((folder for folder in self._setup.folders if folder.name == entry.folder), None)
 
-    def _config_of(self, number: int) -> WatchConfig | None:
-        entry = self._table.entry(number)
+    def _config_of(self, entry: Entry | None) -> WatchConfig | None:
         folder = self._folder_of(entry) if entry is not None else None
         return folder.config if folder is not None else None
+
+
+def _job(entry: Entry) -> Job:
+    return Job(entry.id, entry.source, entry.target)
 
 
 def _space(setup: Setup) -> Space:

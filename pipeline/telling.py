@@ -6,18 +6,20 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from pipeline import checkpoints, live
+from pipeline.dispatch import Lanes
 from pipeline.lanes import Lane
 from pipeline.specs import StageStats
 from pipeline.types import Clip
 
 _log = logging.getLogger(__name__)
 
-#: While nothing happens the file is renewed only so often, which is what tells that the daemon lives.
-_RESTING_S = 5.0
+#: So often the file is renewed; while nothing is made, only so often that it is seen that the daemon lives.
+_WORKING_S, _RESTING_S = 0.9, 5.0
 
 
 class Teller:
@@ -27,32 +29,31 @@ class Teller:
         self._state = state
         self._work = str(work.absolute())
         self._started = time.time()
-        self._said = 0.0
+        self._said = 0.0  # by the monotonic clock
         self._speeds: dict[int, _Speed] = {}
         self._reason = ""
         self._last: tuple[object, ...] = ()
         self.version = metadata.version("understudy")
 
-    def tell(self, reason: str, folders: tuple[live.Folder, ...], lanes: list[Lane], draining: bool, web: str) -> None:
+    def tell(self, reason: str, folders: tuple[live.Folder, ...], lanes: Lanes, draining: bool, web: str) -> None:
         """Renews the file, where a second has passed; says in the log when what is wrong changes."""
         self._log_reason(reason)
-        now = time.time()
-        running = tuple(shown for lane in lanes for shown in self._running(lane))
-        summary = (reason, draining, tuple(lane.state for lane in lanes), tuple(one.job for one in running))
-        resting = not running and summary == self._last
-        if now - self._said < (_RESTING_S if resting else 0.9) and summary == self._last:
+        now = time.monotonic()
+        running = tuple(shown for lane in lanes.all for shown in self._running(lane))
+        trouble = next((folder.trouble for folder in folders if folder.trouble), "")
+        summary = (reason, trouble, draining, web, *(lane.state for lane in lanes.all), *(one.job for one in running))
+        if summary == self._last and now - self._said < (_WORKING_S if running else _RESTING_S):
             return
         self._said, self._last = now, summary
         self._speeds = {
             number: speed for number, speed in self._speeds.items() if any(number == r.job for r in running)
         }
-        trouble = next((folder.trouble for folder in folders if folder.trouble), "")
         state = "draining" if draining else "paused" if reason else "running"
         told = live.Live(
             pid=os.getpid(),
             version=self.version,
             started=self._started,
-            time=now,
+            time=time.time(),
             state=state,
             reason=reason or trouble,
             ready=state == "running" and not trouble,
@@ -60,7 +61,7 @@ class Teller:
             watched=self._work,
             sheets=str((self._state / "sheets").absolute()),
             folders=folders,
-            lanes=tuple(lane.shown() for lane in lanes),
+            lanes=lanes.shown,
             running=running,
         )
         try:
@@ -70,7 +71,8 @@ class Teller:
 
     def end(self) -> None:
         """The daemon is gone."""
-        (self._state / live.FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # it says whose it is, and that process is gone
+            (self._state / live.FILE).unlink()
 
     def _log_reason(self, reason: str) -> None:
         if reason == self._reason:

@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -83,15 +83,16 @@ class _Teller:
         self._as_json = as_json
         self._before: dict[Lane, tuple[StageStats, ...]] = {}
 
-    def __call__(self, outcome: Outcome, lane: Lane) -> None:
+    def __call__(self, outcome: Outcome, lane: Lane | None) -> None:
         from pipeline import outcomes
         from pipeline.progress import since
 
-        now = lane.now.stats
-        before = self._before.get(lane, ())
-        self._before = {known: stats for known, stats in self._before.items() if known.state != "down"} | {lane: now}
-        if self._as_json:
+        done: Sequence[StageStats] = ()
+        if lane is not None:
+            now, before = lane.now.stats, self._before.get(lane, ())
             done = since(now, before) if before else now
+            self._before = {old: stats for old, stats in self._before.items() if old.state != "down"} | {lane: now}
+        if self._as_json:
             told = {**outcomes.as_json(outcome), **outcomes.stages_as_json(done, outcome.seconds)}
             print(json.dumps(told), file=sys.stdout, flush=True)
 
