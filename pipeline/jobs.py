@@ -291,7 +291,8 @@ class Table:
         """Those that may be begun, in the order in which they shall be; none of the watched folders `besides`."""
         passed = f"folder NOT IN ({', '.join('?' * len(besides))})"
         condition = f"state = 'waiting' AND due <= ? AND {passed} ORDER BY priority DESC, id LIMIT ?"
-        return self._entries(condition, (now, *map(os.fsencode, besides), limit))
+        # Left to itself SQLite sorts all that wait, each time.
+        return self._entries(condition, (now, *map(os.fsencode, besides), limit), "jobs INDEXED BY by_turn")
 
     def next_due(self, now: float) -> float | None:
         """When the next of those that may not be begun yet may be."""
@@ -369,8 +370,8 @@ class Table:
         old = "SELECT id FROM jobs WHERE NOT current ORDER BY id DESC LIMIT -1 OFFSET ?"
         self._held.write(f"DELETE FROM jobs WHERE id IN ({old})", (self._keep,))  # noqa: S608
 
-    def _entries(self, condition: str, values: Sequence[Any] = ()) -> list[Entry]:
-        found = self._held.read(f"SELECT {_COLUMNS} FROM jobs WHERE {condition}", values)  # noqa: S608
+    def _entries(self, condition: str, values: Sequence[Any] = (), source: str = "jobs") -> list[Entry]:
+        found = self._held.read(f"SELECT {_COLUMNS} FROM {source} WHERE {condition}", values)  # noqa: S608
         with _sound(self.path):
             return [rows.as_entry(row) for row in found]
 
