@@ -35,10 +35,11 @@ from pipeline.jobs import Entry
 from pipeline.space import FULL
 from pipeline.specs import Failure
 
-#: Causes that pass by themselves, and that no damaged file brings about: shares that went away, memory and handles.
+#: Causes that pass by themselves, and that no damaged file brings about: shares that went away, disks that became
+#: read-only (which `space` waits for), memory and handles.
 _OUTAGES = frozenset(
     {errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ECONNRESET}
-    | {errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.EBUSY}
+    | {errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.EBUSY, errno.EROFS}
 )
 
 #: Those that decoders also report of a file that is damaged.
@@ -46,7 +47,7 @@ _DOUBTFUL = frozenset({errno.EIO, errno.EAGAIN, errno.ENOMEM})
 
 #: What stands in the way until somebody moves it.
 _HURDLES = frozenset(
-    {errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+    {errno.EEXIST, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
 
 #: How long a clip waits for room before it looks again, at most.

@@ -57,7 +57,10 @@ class Space:
         self._rooms: dict[Path, int] = {}  # what was free when that was said
 
     def short(self) -> str:
-        """Which place has too little room, how much it has and how much it needs, in a sentence; empty: all is well."""
+        """Which place has too little room, how much it has and how much it needs, in a sentence; empty: all is well.
+
+        Where nothing can be written there is none.
+        """
         for name, path in self._places.items():
             if reason := self._lack(name, path):
                 return f"{name} {path} {reason}"
@@ -79,6 +82,8 @@ class Space:
     def _lack(self, name: str, path: Path) -> str:
         try:
             room, files = free_bytes(path), free_files(path)
+            if _room(path).f_flag & os.ST_RDONLY:
+                return "lies on a disk that is read-only; once it can be written to again, work goes on by itself"
         except OSError as error:
             return f"cannot be reached: {(error.strerror or str(error)).lower()}"
         if least := self._wanted(f"bytes of {name}", room, self._least_bytes):

@@ -26,13 +26,18 @@ class Disk:
         self.counted = 100_000
         self.now = 0.0
         self.fault: OSError | None = None
+        self.flags = 0
         monkeypatch.setattr(os, "statvfs", self.statvfs)
 
     def statvfs(self, path: Path) -> SimpleNamespace:
         if self.fault:
             raise self.fault
         return SimpleNamespace(
-            f_bavail=self.free[str(path)] // 1000, f_frsize=1000, f_favail=self.files, f_files=self.counted
+            f_bavail=self.free[str(path)] // 1000,
+            f_frsize=1000,
+            f_favail=self.files,
+            f_files=self.counted,
+            f_flag=self.flags,
         )
 
     def space(self, least: int) -> Space:
@@ -124,6 +129,14 @@ def test_a_refused_write_counts_no_more_when_room_has_been_made(disk: Disk) -> N
 def test_a_place_that_does_not_answer_has_no_room(disk: Disk) -> None:
     disk.fault = OSError(errno.ESTALE, "Stale file handle")
     assert disk.space(1).short() == "the work folder /work cannot be reached: stale file handle"
+
+
+def test_a_disk_that_is_read_only_has_no_room(disk: Disk) -> None:
+    space = disk.space(10 * MB)
+    disk.flags = os.ST_RDONLY | os.ST_NOSUID
+    assert space.short().startswith("the work folder /work lies on a disk that is read-only; once it can be written")
+    disk.flags = os.ST_NOSUID
+    assert not space.short()
 
 
 @pytest.mark.parametrize(
