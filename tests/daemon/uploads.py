@@ -107,6 +107,13 @@ class Uploads:
         assert self._process.wait(30) == 0, self.said()
         self._process = None
 
+    def ended(self) -> int:
+        """Waits until it ends by itself; its exit code."""
+        assert self._process is not None
+        code = self._process.wait(30)
+        self._process = None
+        return code
+
     def kill(self) -> None:
         """Ends it in none. What it had started goes by itself."""
         assert self._process is not None
