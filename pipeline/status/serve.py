@@ -23,6 +23,9 @@ from pipeline.status.source import Files
 
 _END_S = 0.5  # for answers that are on their way
 
+#: The clips come first: who asks for pages without end shall not have much of their processor.
+_GIVES_WAY = 5
+
 
 def main(state: str, descriptor: str, host: str, token_file: str, kind: str) -> None:
     """Serves the page of the daemon in `state` at a socket that was inherited."""
@@ -31,6 +34,7 @@ def main(state: str, descriptor: str, host: str, token_file: str, kind: str) -> 
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):  # only a name in `ps` and `top`
         Path("/proc/self/comm").write_text("us-page")
+    os.nice(_GIVES_WAY)
     logs.set_up(logging.ERROR, kind == "json")
     listener = Listener(socket.socket(fileno=int(descriptor)), host)
     with Server(daemon.app(Files(Path(state))), listener, token_in(Path(token_file)), daemon.TERMS) as server:
