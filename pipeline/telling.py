@@ -100,7 +100,8 @@ class Teller:
             (frame, frames), step = finishing[number], "publish"
         elif at:
             last = at[-1]
-            frame, frames, step = clip.first + last.frame + 1, clip.frames, last.name
+            # Of a clip that is gone on with, some frames that are finished are gone through once more.
+            frame, frames, step = max(clip.kept, last.frame + 1), clip.frames, last.name
         else:
             frame, frames, step = clip.kept, clip.frames, "decode"
         speed = self._speeds.setdefault(number, _Speed(step, frame, time.monotonic()))
