@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -21,7 +22,7 @@ from pipeline.child import PEER_GONE, Line, begin, orphaned
 from pipeline.errors import ChangedError, PublishError
 from pipeline.failures import failure_of
 from pipeline.messages import Broken, Ended, Finish, Finishing, Ready, pack, unpack
-from pipeline.publish import discard, partial_path, publish, take_over
+from pipeline.publish import discard, partial_path, publish, sync, take_over
 from pipeline.specs import Outcome, StageSpec
 from pipeline.types import Clip, Finisher, Report
 
@@ -30,6 +31,9 @@ NAME = "publish"
 
 #: How often at most the parent is told how far a file is.
 _PULSE_S = 0.25
+
+#: How slow a disk may be that a file is synced to, bytes a second: one that is slower is taken to hang.
+_SLOWEST = 1 << 20
 
 
 class ParentGone(BaseException):
@@ -84,8 +88,9 @@ class Door:
         if order.about.get("report"):
             seconds = outcome.seconds + time.monotonic() - begun
             beside = _describe(clip, replace(outcome, seconds=seconds), order.about, pulse)
+        _sync_slowly(partial, clip.target, pulse)
         check_unchanged(clip.source, order.about.get("mark"))
-        pulse.now()  # nobody is at this clip but us
+        pulse.now()  # nobody is at this clip but us, and all that takes long is behind us
         publish(partial, clip.target, beside)
         if clip.work:
             with suppress(OSError):  # what is left of it is swept later
@@ -134,6 +139,23 @@ def check_unchanged(source: str, mark: Mapping[str, Any] | None) -> None:
     now = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
     if any(now[name] != mark[name] for name in now):
         raise ChangedError(f"{source} has changed since it was taken; its result would be of a clip that is no more")
+
+
+def _sync_slowly(partial: str, target: str, pulse: _Pulse) -> None:
+    """Has a file synced, which may take long, and says meanwhile that it is alive. Raises PublishError."""
+    begun = time.monotonic()
+    try:
+        patience_s = Path(partial).stat().st_size / _SLOWEST
+        with ThreadPoolExecutor(1, "sync") as pool:
+            synced = pool.submit(sync, partial)
+            while not wait([synced], _PULSE_S).done:
+                if time.monotonic() - begun < patience_s:
+                    pulse.alive()
+            synced.result()
+    except OSError as error:
+        failed = PublishError(f"{target} could not be put on the disk: {(error.strerror or str(error)).lower()}")
+        failed.errno = error.errno
+        raise failed from error
 
 
 def _reports(clip: Clip, outcome: Outcome) -> dict[str, Report]:

@@ -113,6 +113,44 @@ def test_the_report_comes_first_and_all_is_synced(tmp_path: Path, monkeypatch: p
     assert removed == [["a", "a.json"]], "what could be gone on with goes last"
 
 
+def test_a_file_that_takes_long_to_sync_is_no_silence_and_comes_before_the_last_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = clip_in(tmp_path, work=True)
+    done: list[str] = []
+
+    def slow(path: str) -> None:
+        time.sleep(1.0)
+        done.append("synced")
+
+    monkeypatch.setattr("pipeline.door.sync", slow)
+    monkeypatch.setattr("pipeline.door.check_unchanged", lambda *_: done.append("looked"))
+    monkeypatch.setattr("pipeline.door._SLOWEST", 4)  # its eight bytes may take two seconds
+    assert door(tell=lambda _: done.append("told"))(order_for(clip)).ok
+    before = done[: done.index("synced")]
+    assert before.count("told") >= 4
+    assert done[len(before) :] == ["synced", "looked", "told"]
+
+
+def test_a_disk_that_hangs_is_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Finishing] = []
+    monkeypatch.setattr("pipeline.door.sync", lambda _: time.sleep(1.0))
+    assert door(tell=told.append)(order_for(clip_in(tmp_path))).ok
+    assert len(told) <= 3
+
+
+def test_a_disk_that_fills_up_while_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.door.sync", full)
+    outcome = door()(order_for(clip_in(tmp_path)))
+    assert outcome.failure is not None
+    assert (outcome.failure.error, outcome.failure.errno) == ("PublishError", errno.ENOSPC)
+    assert "out/a could not be put on the disk: no space left" in outcome.failure.reason
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_reports_are_kept_for_a_run_that_has_only_to_publish(tmp_path: Path) -> None:
     clip = clip_in(tmp_path, work=True)
     first = door(Config("refuse", clip=3))(order_for(clip))
@@ -199,7 +237,7 @@ def job(number: int, folder: Path, source: str = "64x48x10", **more: Any) -> Job
 
 
 def test_the_stages_go_on_while_a_clip_is_at_the_door(tmp_path: Path) -> None:
-    with Engine(specs(), CONFIG, finisher(Config(delay_s=0.7))) as engine:
+    with Engine(specs(), CONFIG, finisher(Config(delay_s=2.0))) as engine:
         for number in (1, 2):
             engine.submit(job(number, tmp_path))
         both = False
@@ -212,7 +250,7 @@ def test_the_stages_go_on_while_a_clip_is_at_the_door(tmp_path: Path) -> None:
         assert both, "the second had been through all stages while the first was being finished"
         assert "publish" in engine.processes()
     assert [outcome.failure for outcome in outcomes] == [None, None]
-    assert outcomes[0].seconds > 0.7
+    assert outcomes[0].seconds > 2.0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.out", "2.out"]
 
 
