@@ -320,7 +320,18 @@ class Inbox:
             if mark is not None and mark != self._known.get(path):
                 self._waiting[path] = waiting = _Waiting(mark, seen, now, now)
                 self._postpone(path, waiting, now + min(_OFTEN_S, self.config.settle_s))
-        elif heard and (soon := max(now, waiting.since + self.config.settle_s)) < waiting.due:
+        elif heard:
+            self._heard_of(path, waiting, now)
+
+    def _heard_of(self, path: str, waiting: _Waiting, now: float) -> None:
+        """A writer may be done: what has changed until now counts from now, and not from when it is looked at next."""
+        try:
+            mark = mark_of(path)
+        except OSError:
+            return
+        if mark is not None and mark != waiting.mark:
+            waiting.mark, waiting.since, waiting.stuck = mark, now, False
+        if (soon := max(now, waiting.since + self.config.settle_s)) < waiting.due:
             self._postpone(path, waiting, soon)
 
     def _postpone(self, path: str, waiting: _Waiting, due: float) -> None:
