@@ -104,7 +104,7 @@ def test_a_copy_counts_as_still_from_when_it_was_heard_to_be_done(scene: Scene) 
     clip.write_bytes(b"12")
     scene.inbox.look({clip})  # its writer has closed it
     assert scene.passes(1.8, step=0.1) == []
-    assert [arrival.source for arrival in scene.passes(0.2, step=0.1)] == [clip]
+    assert [arrival.source for arrival in scene.passes(0.3, step=0.1)] == [clip]
 
 
 def test_it_says_when_there_is_something_to_do(scene: Scene) -> None:
