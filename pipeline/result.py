@@ -58,8 +58,9 @@ def compose(
         **files,
         **{name: about[name] for name in _PASSED_ON if name in about},
         "frames": frames_of(clip, outcome),
-        "faces": _count(reports, "detect", "faces"),
-        "misses": _count(reports, "detect", "frames_without_faces"),
+        # not detect's, which knows nothing of what an earlier run has found
+        "faces": _count(reports, "align", "faces"),
+        "misses": _count(reports, "align", "frames_without_faces"),
         "damage": {name: n for name in _DAMAGE if (n := _count(reports, "decode", name))},
         "fps": round(outcome.frames / seconds, 3) if seconds else 0.0,
         "seconds": round(seconds, 3),

@@ -59,8 +59,8 @@ class Config:
 class Align:
     """Fills `track`, `frame_to_crop` and `aligned`; orders faces by track, drops those too faint to be followed.
 
-    Reports how many faces were aligned, in how many tracks, how many of them bridge a miss, and how many cuts there
-    were. Of a clip that an earlier run began, it knows again what that run knew, and reports on all of it.
+    Reports how many faces were aligned, in how many tracks, how many of them bridge a miss, how many frames had none,
+    and how many cuts there were. Of a clip that an earlier run began, it knows again what that run knew, and reports on all of it.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"landmarks"})
@@ -83,6 +83,8 @@ class Align:
             in_order = sorted(frame.faces, key=_by_track)
             faces = tuple(self._aligned(clip, frame, face, to_upright, memory.steady) for face in in_order)
             memory.faces += len(faces)
+            memory.without += not faces
+            memory.without += not faces
             bookmarks.before_leaving(frame.index)
             yield frame.with_(faces=faces)
         return memory.report()

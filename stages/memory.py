@@ -22,6 +22,9 @@ from stages.tracker import CutFinder, Tracker
 #: What align calls itself in the work folder.
 _STAGE = "align"
 
+#: What is counted in all the frames of a clip.
+_COUNTED = ("faces", "without", "cuts")
+
 
 @dataclass(slots=True)
 class Memory:
@@ -32,22 +35,24 @@ class Memory:
     steady: Steady
     cut_finder: CutFinder
     faces: int = 0
+    without: int = 0  # frames that had none
     cuts: int = 0
 
     def report(self) -> Report:
         """The counters of the whole clip so far."""
         tracks, filled = self.tracker.started, self.gaps.filled
-        return {"faces": self.faces, "tracks": tracks, "misses_filled": filled, "cuts": self.cuts}
+        counted: Report = {"faces": self.faces, "frames_without_faces": self.without, "cuts": self.cuts}
+        return counted | {"tracks": tracks, "misses_filled": filled}
 
     def snapshot(self, index: int) -> dict[str, Array]:
         """What is known before frame `index`, while none is held back. Takes about 15 microseconds."""
-        counted = {"faces": np.array(self.faces, np.int64), "cuts": np.array(self.cuts, np.int64)}
+        counted = {name: np.array(getattr(self, name), np.int64) for name in _COUNTED}
         followed = self.tracker.snapshot() | self.gaps.snapshot(index)
         return counted | followed | self.steady.snapshot(index) | self.cut_finder.snapshot()
 
     def restore(self, known: Mapping[str, Array]) -> None:
         """Knows again what `snapshot` said. Raises KeyError, ValueError where that is not all there."""
-        self.faces, self.cuts = int(known["faces"]), int(known["cuts"])
+        self.faces, self.without, self.cuts = (int(known[name]) for name in _COUNTED)
         for part in (self.tracker, self.gaps, self.steady, self.cut_finder):
             part.restore(known)
 

@@ -20,7 +20,8 @@ from pipeline.types import Clip, Job, Report
 CLIP = Clip(7, "/in/a.mp4", "/out/a.mp4", "", 64, 48, PIXEL_FORMATS["yuv420p"], Fraction(1, 25))
 REPORTS: dict[str, Report] = {
     "decode": {"packets": 90, "damaged_packets": 2, "read_errors": 1},
-    "detect": {"faces": 80, "frames_without_faces": 10},
+    "detect": {"faces": 30, "frames_without_faces": 4},
+    "align": {"faces": 80, "frames_without_faces": 10},
     "publish": {"frames": 90},
 }
 ABOUT = {"job": 12, "model": {"digest": "d"}, "settings": {"swap": {}}, "times": {"seen": 1.0}, "attempts": 2}

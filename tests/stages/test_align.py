@@ -77,7 +77,7 @@ def test_the_crop_shows_the_face_upright_and_the_matrix_says_where(roll: float, 
     for column, row in ((8, 8), (40, 12), (24, 30)):
         x, y = geometry.apply(to_frame, [column, row])
         np.testing.assert_allclose(seen.aligned[row, column, :2], [x, y], atol=1.6)
-    assert report == {"faces": 1, "tracks": 1, "misses_filled": 0, "cuts": 0}
+    assert report == {"faces": 1, "frames_without_faces": 0, "tracks": 1, "misses_filled": 0, "cuts": 0}
 
 
 @pytest.mark.parametrize("name", sorted(MATRICES))
