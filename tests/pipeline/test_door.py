@@ -237,7 +237,7 @@ def job(number: int, folder: Path, source: str = "64x48x10", **more: Any) -> Job
 
 
 def test_the_stages_go_on_while_a_clip_is_at_the_door(tmp_path: Path) -> None:
-    with Engine(specs(), CONFIG, finisher(Config(delay_s=2.0))) as engine:
+    with Engine(specs(), CONFIG, finisher(Config(delay_s=1.0))) as engine:
         for number in (1, 2):
             engine.submit(job(number, tmp_path))
         both = False
@@ -246,11 +246,12 @@ def test_the_stages_go_on_while_a_clip_is_at_the_door(tmp_path: Path) -> None:
             outcomes += engine.poll(0.02)
             finishing = engine.finishing
             both = both or (sorted(finishing) == [1, 2] and finishing[1] == (1, 2) and finishing[2] == (0, None))
-            engine.cancel(1)  # too late for one at the door
+            if 1 in finishing:
+                engine.cancel(1)  # too late for one at the door
         assert both, "the second had been through all stages while the first was being finished"
         assert "publish" in engine.processes()
     assert [outcome.failure for outcome in outcomes] == [None, None]
-    assert outcomes[0].seconds > 2.0
+    assert outcomes[0].seconds > 1.0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.out", "2.out"]
 
 
