@@ -104,7 +104,6 @@ class Finish:
         failed: list[Exception] = []
 
         def seen(number: int, picture: av.VideoFrame, stream: av.VideoStream) -> None:
-            beat(number)
             if self._config.sheets and not failed:
                 try:
                     sheet.take(number, picture, stream)
@@ -112,7 +111,7 @@ class Finish:
                     failed.append(error)
 
         decode = self._config.verify == "decode"
-        report = Verifier(clip, expected, self._config.threads)(decode, seen)
+        report = Verifier(clip, expected, self._config.threads)(beat, seen if decode else None)
         if not self._config.sheets or not decode:
             return report
         # A sheet is a help for those who look; a clip without one is none the worse.

@@ -46,8 +46,8 @@ class Verifier:
         self._expected = expected
         self._threads = threads
 
-    def __call__(self, decode: bool, seen: Seen) -> Report:
-        """Reads all packets and, with `decode`, decodes them; `seen` gets each picture.
+    def __call__(self, read: Callable[[int], None], seen: Seen | None) -> Report:
+        """Reads all packets, telling `read` after each how many; with `seen`, which gets the pictures, decodes them.
 
         Raises:
             PublishError: it cannot be opened or decoded, pictures are missing, or are shown at other times.
@@ -59,13 +59,13 @@ class Verifier:
                 stream = video_stream(container, clip.target)
                 base = stream.time_base or Fraction(1)
                 aspect = stream.sample_aspect_ratio or Fraction(1)
-                stored, shown = self._read(container, stream, decode, seen)
+                stored, shown = self._read(container, stream, read, seen)
         except PublishError:
             raise
         except (av.error.FFmpegError, OSError, InputError) as error:
             raise PublishError(f"{clip.target} could not be read back after writing: {reason(error)}") from error
         self._compare(sorted(stored), base, "holds")
-        if decode:
+        if seen is not None:
             self._compare(shown, base, "shows")
         found: Report = {"frames": len(stored), "bytes": self._expected.nbytes}
         found["duration_s"] = round(float((max(stored) - min(stored)) * base), 6) if stored else 0.0
@@ -81,7 +81,11 @@ class Verifier:
             raise PublishError(f"{self._clip.target} has {nbytes} bytes after writing, but {expected} were written")
 
     def _read(
-        self, container: av.container.InputContainer, stream: av.VideoStream, decode: bool, seen: Seen
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        read: Callable[[int], None],
+        seen: Seen | None,
     ) -> tuple[list[int], list[int]]:
         """Times of the packets and of the pictures that came out of them, in ticks of the stream."""
         stored: list[int] = []
@@ -93,7 +97,10 @@ class Verifier:
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None:
                 stored.append(packet.pts)
-            for picture in context.decode(packet) if decode else ():
+                read(len(stored))
+            if seen is None:
+                continue
+            for picture in context.decode(packet):
                 if picture.is_corrupt or picture.pts is None:
                     raise PublishError(f"{self._clip.target}: picture {len(shown)} is damaged after writing")
                 seen(len(shown), picture, stream)

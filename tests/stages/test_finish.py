@@ -72,11 +72,13 @@ def test_what_the_container_has_no_place_for_is_said(tmp_path: Path) -> None:
     assert report["lost_aspect_ratio"] == "4/3"
 
 
+@pytest.mark.parametrize("verify", ["decode", "packets"])
 @pytest.mark.parametrize("work", [False, True])
-def test_it_tells_how_far_it_is(work: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_tells_how_far_it_is(work: bool, verify: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.finish._PULSE_S", 0.0)
     told: list[tuple[int, int | None]] = []
-    finished(made(make_clip(tmp_path / "a.mp4", frames=30), work), None, lambda *said: told.append(said))
+    config = Config(FAST, verify=verify)
+    finished(made(make_clip(tmp_path / "a.mp4", frames=30), work), config, lambda *said: told.append(said))
     done = [step for step, _ in told]
     assert done == sorted(done) and {total for _, total in told} == {60 if work else 30}
     assert len(told) >= (59 if work else 30)
