@@ -60,7 +60,8 @@ class Align:
     """Fills `track`, `frame_to_crop` and `aligned`; orders faces by track, drops those too faint to be followed.
 
     Reports how many faces were aligned, in how many tracks, how many of them bridge a miss, how many frames had none,
-    and how many cuts there were. Of a clip that an earlier run began, it knows again what that run knew, and reports on all of it.
+    and how many cuts there were. Of a clip that an earlier run began, it knows again what that run knew, and reports
+    on all of it.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"landmarks"})
