@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from pipeline.jobs import FILE, State
-from tests.daemon.conftest import CHAIN, Unbroken
+from tests.daemon.conftest import CHAIN, RATE, Unbroken
 from tests.daemon.storm import (
+    FULL,
     Place,
     Service,
     Shown,
@@ -28,6 +29,7 @@ from tests.daemon.storm import (
     serving,
     time_of,
 )
+from tests.end_to_end.footage import film, random_model
 
 #: Of a clip's time undisturbed: the machine has more to do than us.
 GENEROUS, MORE_S = 5.0, 5.0
@@ -107,12 +109,15 @@ def test_180_workers_that_are_killed(tmp_path: Path, clips: list[Path], unbroken
 def storm_of_supervisors(folder: Path, clips: Sequence[Path], unbroken: Unbroken, seed: int, kills: int) -> int:
     """Ten clips, and a supervisor that is killed and started again at once; how often before all was done."""
     rng = random.Random(seed)
-    place = place_for(folder, clips)
+    place = place_for(folder, clips, daemon={"retry": {"backoff_s": 0}})  # it is no fault of any clip's
     killed = 0
     while killed < kills and not all_done(place):
+        before = set(made(place))
         service = Service(place)
         try:
-            time.sleep(rng.uniform(0, 3.5))
+            if rng.random() < 0.8:  # most have come to work since
+                appeared(lambda: set(made(place)) - before or all_done(place), service)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.8))
             assert service.alive, f"it ended with {service.process.returncode}\n{place.log()}"
         finally:
             service.kill()
@@ -137,6 +142,49 @@ def test_100_supervisors_that_are_killed(tmp_path: Path, clips: list[Path], unbr
         runs += 1
         killed += storm_of_supervisors(tmp_path / f"run {runs}", clips, unbroken, 200 + runs, min(12, 100 - killed))
         print(f"{killed} supervisors killed in {runs} runs", flush=True)
+
+
+# --- with faces -------------------------------------------------------------------------------------------------------
+
+
+def faces_for(folder: Path, model: Path, clips: Sequence[Path]) -> Place:
+    """A place whose daemon is the program as it is, with all of its stages."""
+    settings = {"model": str(model), "swap": {"device": "cpu", "batch": 4}, "engine": {"ring_mb": 64}}
+    place = Place(folder, {}, settings, FULL)
+    for clip in clips:
+        place.drop(clip)
+    return place
+
+
+@pytest.mark.timeout(900)
+def test_swapped_faces_are_the_same_whoever_was_killed(tmp_path: Path) -> None:
+    """The whole chain with the smallest model: what it remembers of faces is gone on with to the bit."""
+    model = random_model(tmp_path / "model")
+    clips = [film(tmp_path / f"{frames}.mp4", 256, 192, frames, audio="aac", rate=RATE) for frames in (40, 46, 52)]
+    calm = faces_for(tmp_path / "calm", model, clips)
+    with serving(calm) as service:
+        service.until(lambda: all_done(calm), "three clips were done")
+    wanted = {clip.name: Shown.of(calm.out / clip.name) for clip in clips}
+    check_files(calm, wanted)
+    place, rng = faces_for(tmp_path / "place", model, clips), random.Random(5)
+    service = Service(place)
+    try:
+        for who in ("supervisor", "worker", "worker"):
+            before = set(made(place))
+            appeared(lambda: len(set(made(place)) - before) > 1 or all_done(place), service, 60.0)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.5))
+            if who == "supervisor":
+                service.kill()
+                service = Service(place)
+            elif (victim := pick(rng, service)) is not None:
+                victim.kill()
+        service.until(lambda: all_done(place), "three clips were done")
+        assert service.stop() == 0
+    finally:
+        service.kill()
+    check_gone(place)
+    check_files(place, wanted)
+    assert any(entry.attempts > 1 for entry in place.entries()), "something was broken off"
 
 
 # --- moments that are aimed at ----------------------------------------------------------------------------------------
