@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigError, PublishError
+from pipeline.publish import sync
 from pipeline.types import Job
 
 
@@ -54,9 +55,12 @@ def check_target(source: Path, target: Path, force: bool) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes sure that results can be put into `folder`. Raises PublishError."""
+    """Makes sure that results can be put into `folder`, and stay there. Raises PublishError."""
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for place in made:
+            sync(str(place.parent))
     except OSError as error:
         reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
         raise PublishError(f"the folder {folder} cannot be made: {reason}") from error

@@ -7,6 +7,7 @@ writing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -112,5 +113,8 @@ def sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a share that cannot sync folders
+            raise
     finally:
         os.close(descriptor)

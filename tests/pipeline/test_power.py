@@ -1,4 +1,4 @@
-"""The power goes, at any moment: a job that is marked done has its whole file and its report, and the table opens."""
+"""The power goes, at any moment: what is marked done has its whole file and report, and no clip is lost."""
 
 from __future__ import annotations
 
@@ -7,147 +7,216 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.jobs import State, Table
-from tests.power_cut import Disk
+from pipeline import checkpoints, result
+from pipeline.clerk import Clerk
+from pipeline.jobs import FILE, Entry, State, Table
+from pipeline.rebuild import Place, rebuild
+from pipeline.retries import RetryConfig
+from stages.packets import PacketReader
+from tests.pipeline import made_under_power as made
+from tests.power_cut import Disk, Folder
 from tests.tracer import PROLOGUE, Call, CannotTraceError, calls
 
-#: What a daemon does to its table and the out folder, for 30 clips; it says which are done.
-WORK = (
-    PROLOGUE
-    + """
-import hashlib, json
-from pathlib import Path
-from pipeline.jobs import Mark, Table
-from pipeline.publish import partial_path, publish
-from pipeline.result import path_for
+WORK = "import sys\nfrom pathlib import Path\nfrom tests.pipeline import made_under_power as made\n"
+BEGIN = "made.main(Path(sys.argv[1]), int(sys.argv[2]))\n"
 
-root = Path(sys.argv[1])
-
-def make(job):
-    target = job.target
-    content = (target * 300).encode()[: 500 + 97 * job.id]
-    partial, noted = partial_path(target, job.id), partial_path(str(path_for(target)), job.id)
-    Path(partial).write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    Path(noted).write_text(json.dumps({"version": 1, "job": job.id, "output": {"sha256": digest}}))
-    publish(partial, target, (noted, str(path_for(target))))
-    return digest
-
-with Table.open(root / "state" / "jobs.sqlite") as table:
-    table.filled()
-    table._held.read("PRAGMA wal_autocheckpoint=20")
-    for number in range(1, 31):
-        name = f"clip {number % 25}"
-        job = table.accept("/in", f"/in/{name}", str(root / "out" / f"{name}.mp4"), Mark(number, 2, 3), 0, 1.0)
-        job = table.claim(job.id, 2.0)
-        if number % 7 == 0:
-            table.release(job.id, "again", 0.0)
-            table.claim(job.id, 2.0)
-        digest = make(job)
-        table.finish(job.id, 1, 1.0, digest, 3.0)
-        os.write(1, b"%d\\n" % job.id)
-        if number == 15:
-            table.close()
-            table = Table.open(root / "state" / "jobs.sqlite")
-"""
-)
+SHORT, LONG = (8, 40), (30, 500)
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
-    """The calls of one run, and the folder it ran in; that is empty but for out/ again."""
-    root = tmp_path_factory.mktemp("power") / "root"
-    (root / "out").mkdir(parents=True)
+@dataclass(frozen=True)
+class Recorded:
+    """The calls of one run in `root`, and the files that it left there; the folder is not there any more."""
+
+    root: Path
+    calls: list[Call]
+    left: dict[str, bytes]
+
+
+def record(root: Path, jobs: int, careless: str = "") -> Recorded:
+    """Runs the work, with something left out."""
+    begin(root)
     try:
-        found = list(calls(WORK, [str(root)], root))
+        found = list(calls(f"{WORK}{careless}{PROLOGUE}{BEGIN}", [str(root), str(jobs)], root))
     except CannotTraceError as error:
         pytest.skip(str(error))
-    return root, found
+    left = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    shutil.rmtree(root)
+    return Recorded(root, found, left)
 
 
-def test_the_model_follows_the_disk(recorded: tuple[Path, list[Call]], tmp_path: Path) -> None:
-    """What the model holds in the end is what lies there; so nothing was missed."""
-    root, found = recorded
-    disk = empty_disk(root, tmp_path)
-    for call in found:
-        disk.do(call)
-    assert {name: bytes(node.live) for name, node in files(disk)} == {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not path.name.endswith("-shm")
-    }
-    assert sum(call.what == "say" for call in found) == 30
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.slow)],
+)
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorded, int]:
+    jobs, cuts = request.param
+    return record(tmp_path_factory.mktemp("power") / "root", jobs), cuts
 
 
-def empty_disk(root: Path, tmp_path: Path) -> Disk:
-    """The disk before the run, with its files called as they were in it."""
-    (tmp_path / "before" / "out").mkdir(parents=True)
-    disk = Disk(tmp_path / "before")
-    disk._root = root
+def begin(root: Path) -> None:
+    """What is there before the daemon is: the watched folders."""
+    for config in made.configs(root):
+        config.inbox.mkdir(parents=True)
+
+
+def empty_disk(root: Path) -> Disk:
+    begin(root)
+    disk = Disk(root)
+    shutil.rmtree(root)
     return disk
 
 
-def files(disk: Disk) -> Iterator[tuple[str, object]]:
-    def below(folder: object, at: str) -> Iterator[tuple[str, object]]:
-        for name, node in folder.live.items():
-            if hasattr(node.live, "items"):
-                yield from below(node, f"{at}{name}/")
-            else:
-                yield f"{at}{name}", node
+def test_the_model_follows_the_disk(recorded: tuple[Recorded, int]) -> None:
+    """What the model holds in the end is what lies there; so nothing was missed."""
+    run, _ = recorded
+    disk = empty_disk(run.root)
+    for call in run.calls:
+        disk.do(call)
+    assert dict(files(disk._top)) == {name: data for name, data in run.left.items() if not name.endswith("-shm")}
+    assert sum(call.what == "say" for call in run.calls) == 2 * (SHORT if len(run.calls) < 3000 else LONG)[0]
 
-    return below(disk._top, "")
 
-
-def check(place: Path, root: Path, said: set[int]) -> None:
-    """All that must be true of what is left, whenever the power went."""
-    out = place / "out"
-    for path in (path for path in out.iterdir() if not path.name.startswith(".")):
-        if path.suffix == ".json":
-            assert json.loads(path.read_text())["version"] == 1
+def files(folder: Folder, at: str = "") -> Iterator[tuple[str, bytes]]:
+    for name, node in folder.live.items():
+        if isinstance(node, Folder):
+            yield from files(node, f"{at}{name}/")
         else:
-            # That of any job: of a result that is made a second time, the report comes first.
-            name = str(root / "out" / path.name)
-            whole = [hashlib.sha256((name * 300).encode()[: 500 + 97 * job]).hexdigest() for job in range(1, 31)]
-            assert hashlib.sha256(path.read_bytes()).hexdigest() in whole, f"{path.name} is not whole"
-            assert path.with_name(f"{path.name}.json").exists(), f"{path.name} has no report"
-    with Table.open(place / "state" / "jobs.sqlite") as table:
-        jobs = table.listing(limit=1000)
-        assert {job.id for job in jobs if job.state is State.DONE} >= said
-        assert not table.new or not said
-        for job in jobs:
-            if job.state is State.DONE and job.current:
-                left = out / Path(job.target).relative_to(root / "out")
-                assert hashlib.sha256(left.read_bytes()).hexdigest() == job.digest, f"job {job.id} has no whole file"
-                assert json.loads(left.with_name(f"{left.name}.json").read_text())["job"] == job.id
-        for job in table.recover(9.0):
-            table.finish(table.claim(job.id, 9.0).id, 1, 1.0, "", 9.0)
+            yield f"{at}{name}", bytes(node.live)
 
 
-@pytest.mark.parametrize("cuts", [pytest.param(40, id="short"), pytest.param(500, id="long", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("luck", ["nothing more", "some of it"])
-def test_a_power_cut(recorded: tuple[Path, list[Call]], tmp_path: Path, cuts: int, luck: str) -> None:
-    root, found = recorded
-    assert len(found) > 500
-    cut(root, found, tmp_path, cuts, luck)
+def test_a_power_cut(recorded: tuple[Recorded, int], luck: str) -> None:
+    cut(*recorded, luck)
 
 
-def cut(root: Path, found: list[Call], tmp_path: Path, cuts: int, luck: str) -> None:
+def cut(run: Recorded, cuts: int, luck: str = "nothing more") -> None:
     """Checks what is left at so many moments: nothing but what was synced, or also some of what was not."""
     chance = random.Random(cuts)
-    moments = set(chance.sample(range(len(found) + 1), cuts))
-    disk, said = empty_disk(root, tmp_path), set[int]()
-    for moment in range(len(found) + 1):
+    moments = set(chance.sample(range(len(run.calls) + 1), cuts))
+    disk, said = empty_disk(run.root), set[str]()
+    for moment in range(len(run.calls) + 1):
         if moment in moments:
-            disk.leave(tmp_path / "left", chance if luck == "some of it" else None)
-            check(tmp_path / "left", root, said)
-            shutil.rmtree(tmp_path / "left")
-        if moment < len(found):
-            disk.do(found[moment])
-            said |= {int(found[moment].data)} if found[moment].what == "say" else set()
+            disk.leave(run.root, chance if luck == "some of it" else None)
+            try:
+                check(run.root, said)
+            finally:
+                shutil.rmtree(run.root)
+        if moment < len(run.calls):
+            call = run.calls[moment]
+            disk.do(call)
+            said |= {call.data.decode().strip()} if call.what == "say" else set()
+
+
+# --- what must be true ------------------------------------------------------------------------------------------------
+
+
+def check(root: Path, said: set[str]) -> None:
+    """All that must be true of what is left, whenever the power went; also once the daemon has been started again."""
+    taken, done = ({int(word.split()[1]) for word in said if word.startswith(what)} for what in ("taken", "done"))
+    for config in made.configs(root):
+        check_out(config.out)
+    check_checkpoints(root / "work")
+    with Table.open(root / "state" / FILE) as table:
+        assert not table.new or not said
+        before = {job.id: job for job in table.listing(limit=1000)}
+        assert before.keys() >= taken, "what was taken is known"
+        assert {number for number, job in before.items() if job.state is State.DONE} >= done
+        for job in before.values():
+            check_job(job)
+        clerk = Clerk(table, RetryConfig(), lambda _: [])
+        clerk.recover({str(config.inbox): config for config in made.configs(root)})
+        clerk.close()
+        after = {job.id: job for job in table.listing(limit=1000)}
+        assert after.keys() == before.keys()
+        assert {job.state for job in after.values()} <= {State.DONE, State.WAITING, State.CANCELLED}
+        for number, job in after.items():
+            check_job(job)
+            assert before[number].state in (job.state, State.RUNNING)
+            if job.state is State.WAITING:
+                assert holds(Path(job.source), made.content(number)), f"the clip of job {number} is lost"
+    check_rebuilt(root, [job for job in after.values() if job.current and job.state is State.DONE])
+
+
+def holds(path: Path, data: bytes) -> bool:
+    return path.exists() and path.read_bytes() == data
+
+
+def check_out(out: Path) -> None:
+    """Whatever has a name is whole, and has its report."""
+    for path in (path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        if path.suffix == ".json":
+            assert json.loads(path.read_text())["version"] == 1
+            continue
+        held = path.read_bytes()
+        # That of any job: of a result that is made a second time, the report comes first.
+        assert held in [made.result_of(job) for job in range(1, LONG[0] + 1)], f"{path} is not whole"
+        assert result.path_for(str(path)).exists(), f"{path} has no report"
+
+
+def check_checkpoints(work: Path) -> None:
+    """One that is there names segments that are, and a state to go on with."""
+    for folder in work.iterdir() if work.exists() else ():
+        number = int(folder.name.partition("-")[0])
+        found = checkpoints.read(str(folder))
+        assert (found is not None) == (folder / "checkpoint.json").exists(), "it names what is not there"
+        if found is None:
+            continue
+        for place, segment in enumerate(found.segments):
+            reader = PacketReader(folder / segment.file)
+            assert [packet.data for packet in reader] == [made.packet(number, place)] * 2
+            reader.close()
+        if not found.whole:
+            assert found.first == found.kept - 1
+            assert checkpoints.load_state(str(folder), "align", found.kept)[0] == found.first
+
+
+def check_job(job: Entry) -> None:
+    """A job that is done has its file and report; and its clip is where it shall be, whatever was done with it."""
+    if job.state is not State.DONE or not job.current:
+        return
+    target = Path(job.target)
+    assert holds(target, made.result_of(job.id)), f"job {job.id} is done and has no whole file"
+    report = result.read(result.path_for(job.target))
+    assert report is not None and report["job"] == job.id
+    assert report["output"]["sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert job.digest == hashlib.sha256(made.content(job.id)).hexdigest()
+    source, inbox = Path(job.source), Path(job.folder)
+    moved = inbox.parent / "done" / source.relative_to(inbox)
+    if inbox.parent.name == "moved":
+        kept = [path for path in (source, *moved.parent.glob(f"{moved.stem}*")) if path.exists()]
+        assert any(holds(path, made.content(job.id)) for path in kept), f"the clip of job {job.id} is lost"
+    elif inbox.parent.name == "kept":
+        assert holds(source, made.content(job.id))
+
+
+def check_rebuilt(root: Path, done: list[Entry]) -> None:
+    """Of a table that is lost on top of it, what had been made is found again, and nothing else."""
+    for path in (root / "state").glob(f"{FILE}*"):
+        path.unlink()
+    places = [Place(config.inbox, config.out, config.failed_folder, targets) for config in made.configs(root)]
+    with Table.open(root / "state" / FILE) as table:
+        rebuild(table, places)
+        found = {job.source: job for job in table.listing(limit=1000)}
+    assert {job.state for job in found.values()} <= {State.DONE}
+    for job in found.values():
+        assert any(holds(Path(job.target), made.result_of(number)) for number in range(1, LONG[0] + 1))
+    for job in done:
+        if Path(job.source).exists():
+            assert found[job.source].id == job.id
+
+
+def targets(source: Path) -> list[Path]:
+    """As a watched folder has it."""
+    inbox = next(folder for folder in source.parents if folder.name == "in")
+    return [inbox.with_name("out") / source.relative_to(inbox)]
+
+
+# --- that it would be noticed -----------------------------------------------------------------------------------------
 
 
 #: What is left out, and the code that does so.
@@ -161,17 +230,7 @@ def connected(path, schema):
     return connection
 database._connected = connected
 """,
-    "a table whose folder is not synced": "import pipeline.database as d; d._sync = lambda path: None",
-    "results that are not synced": """
-import pipeline.publish as p
-sync = p._sync
-p._sync = lambda path: sync(path) if os.path.isdir(path) else None
-""",
-    "an out folder that is not synced": """
-import pipeline.publish as p
-sync = p._sync
-p._sync = lambda path: None if os.path.isdir(path) else sync(path)
-""",
+    "a table whose folder is not synced": "import pipeline.database as d; d._sync = lambda path: None\n",
 }
 
 
@@ -179,12 +238,6 @@ p._sync = lambda path: None if os.path.isdir(path) else sync(path)
 @pytest.mark.parametrize("careless", CARELESS)
 def test_carelessness_is_found(tmp_path: Path, careless: str) -> None:
     """So that the tests above mean something."""
-    root = tmp_path / "root"
-    (root / "out").mkdir(parents=True)
-    work = WORK.replace("\nroot =", f"\n{CARELESS[careless]}\nroot =")
-    try:
-        found = list(calls(work, [str(root)], root))
-    except CannotTraceError as error:
-        pytest.skip(str(error))
+    run = record(tmp_path / "root", SHORT[0], CARELESS[careless])
     with pytest.raises((AssertionError, OSError, ValueError)):
-        cut(root, found, tmp_path, 60, "nothing more")
+        cut(run, 200)
