@@ -85,7 +85,6 @@ class Align:
             faces = tuple(self._aligned(clip, frame, face, to_upright, memory.steady) for face in in_order)
             memory.faces += len(faces)
             memory.without += not faces
-            memory.without += not faces
             bookmarks.before_leaving(frame.index)
             yield frame.with_(faces=faces)
         return memory.report()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
@@ -185,6 +185,7 @@ def test_no_bridge_over_a_cut() -> None:
     assert report["cuts"] == 1 and report["misses_filled"] == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 2]), max_size=25), st.integers(0, 3))
 def test_every_frame_comes_out_once_in_order(counts: list[int], hold: int) -> None:
     shown = [[face(60), face(150)][:count] for count in counts]
@@ -192,6 +193,7 @@ def test_every_frame_comes_out_once_in_order(counts: list[int], hold: int) -> No
     assert [frame.index for frame in out] == list(range(len(counts)))
     assert [frame.pts for frame in out] == [10 * index for index in range(len(counts))]
     assert report["faces"] == sum(len(frame.faces) for frame in out) == sum(counts) + int(report["misses_filled"])
+    assert report["frames_without_faces"] == sum(not frame.faces for frame in out)
     assert all(len(frame.faces) >= count for frame, count in zip(out, counts, strict=True))
 
 
