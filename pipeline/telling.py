@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 #: So often the file is renewed; while nothing is made, only so often that it is seen that the daemon lives.
 _WORKING_S, _RESTING_S = 0.9, 5.0
 
+#: What is wrong is logged so often at most, while something is.
+_LOGGED_S = 60.0
+
 
 class Teller:
     """Writes the live file."""
@@ -31,7 +34,8 @@ class Teller:
         self._started = time.time()
         self._said = 0.0  # by the monotonic clock
         self._speeds: dict[int, _Speed] = {}
-        self._reason = ""
+        self._reason = ""  # as the log has it
+        self._logged = 0.0
         self._last: tuple[object, ...] = ()
         self.version = metadata.version("understudy")
 
@@ -75,13 +79,16 @@ class Teller:
             (self._state / live.FILE).unlink()
 
     def _log_reason(self, reason: str) -> None:
-        if reason == self._reason:
+        """Says why it is paused, and not each time that a figure in that changes."""
+        now = time.monotonic()
+        both = reason and self._reason
+        if reason == self._reason or (both and now - self._logged < _LOGGED_S):
             return
         if reason:
             _log.warning("paused: %s", reason)
         else:
             _log.info("going on")
-        self._reason = reason
+        self._reason, self._logged = reason, now
 
     def _running(self, lane: Lane) -> list[live.Running]:
         now = lane.now

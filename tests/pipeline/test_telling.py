@@ -83,6 +83,21 @@ def test_what_is_wrong(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records] == ["paused: no room", "going on"]
 
 
+def test_a_figure_that_changes_is_not_logged_each_time(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    now = [100.0]
+    monkeypatch.setattr(telling.time, "monotonic", lambda: now[0])
+    for second in range(130):
+        assert scene.tell(f"{second} bytes left").reason == f"{second} bytes left"
+        now[0] += 1.0
+    scene.tell("")
+    scene.tell("0 bytes left")
+    told = ["paused: 0 bytes left", "paused: 60 bytes left", "paused: 120 bytes left", "going on"]
+    assert [record.message for record in caplog.records] == [*told, "paused: 0 bytes left"]
+
+
 def test_it_is_renewed_seldom_while_nothing_happens(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(telling.time, "monotonic", lambda: now[0])
