@@ -243,16 +243,18 @@ class Table:
                     self._retire(entry, GONE, now)
 
     def recover(self, now: float) -> list[Entry]:
-        """At the start: what was running when the last daemon ended waits again; gives those, their attempts counted.
+        """At the start: what was running when the last daemon ended waits again; gives those.
 
-        Those that somebody wished cancelled are cancelled, and not given.
+        That was no attempt: a machine that fails takes nothing of the patience that a clip deserves. Those that
+        somebody wished cancelled are cancelled, and not given.
         """
+        why = "the daemon ended while it was made"
         with self._held.writing():
             running = self._entries("state = 'running' ORDER BY id")
             return [
                 entry
                 for job in running
-                if (entry := self.release(job.id, "the daemon ended while it was made", now)).state is State.WAITING
+                if (entry := self.release(job.id, why, now, counted=False)).state is State.WAITING
             ]
 
     # Reading

@@ -174,21 +174,23 @@ def test_a_wish_outlives_the_run_it_was_meant_for(table: Table) -> None:
     assert [job.id for job in table.wishes()] == [1, 2]
     released = table.release(1, "a process died", due=0.0)
     assert (released.state, released.reason, released.wish) == (State.CANCELLED, CANCELLED, "")
-    assert [(job.id, job.state, job.attempts) for job in table.recover(80.0)] == [(3, State.WAITING, 1)]
+    assert [(job.id, job.state, job.attempts) for job in table.recover(80.0)] == [(3, State.WAITING, 0)]
     second = table.entry(2)
     assert second is not None and second.state is State.CANCELLED
     assert table.wishes() == []
 
 
-def test_a_clip_that_ends_the_daemon_each_time_is_told_by_its_attempts(path: Path) -> None:
+def test_that_the_daemon_ended_is_no_attempt(path: Path) -> None:
     with Table.open(path) as table:
         add(table)
-    for attempt in (1, 2, 3):
+        table.claim(1, 50.0)
+        table.release(1, "a process died", 0.0, crashed=True)
+    for _ in range(3):
         with Table.open(path) as table:
             table.claim(1, 60.0)
         with Table.open(path) as table:
             (job,) = table.recover(70.0)
-            assert (job.attempts, job.crashes, job.due) == (attempt, 0, 70.0)
+            assert (job.attempts, job.crashes, job.due) == (1, 1, 70.0)
 
 
 def test_whose_turn_it_is(table: Table) -> None:
@@ -396,7 +398,7 @@ class Machine(RuleBasedStateMachine):
         assert set(found) == {job.id for job in running if not job.wish}
         for job in running:
             now = self.table.entry(job.id)
-            assert now is not None and (now.attempts, now.crashes) == (job.attempts, job.crashes)
+            assert now is not None and (now.attempts, now.crashes) == (max(0, job.attempts - 1), job.crashes)
             assert now.state is (State.CANCELLED if job.wish else State.WAITING)
             self.model[job.id] = now
 
