@@ -160,16 +160,8 @@ def _sync_slowly(partial: str, target: str, pulse: _Pulse) -> None:
 
 def _reports(clip: Clip, outcome: Outcome) -> dict[str, Report]:
     """What the stages said; of a run that only had to publish, what they said in the one that made the frames."""
-    if not clip.work:
-        return dict(outcome.reports)
-    kept = checkpoints.kept_reports(clip.work) if outcome.frames == 0 else None
-    if kept is not None:
-        return kept
-    try:
-        checkpoints.keep_reports(clip.work, outcome.reports)
-    except OSError as error:
-        raise PublishError(f"{clip.work} cannot be written to: {error.strerror}") from error
-    return dict(outcome.reports)
+    kept = checkpoints.kept_reports(clip.work) if clip.work and outcome.frames == 0 else None
+    return dict(outcome.reports) if kept is None else kept
 
 
 def _describe(clip: Clip, outcome: Outcome, about: Mapping[str, Any], pulse: _Pulse) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Protocol, cast
 
+from pipeline import checkpoints
 from pipeline.board import Board, Doing, Meter, Row
 from pipeline.channel import Inlet, Messages, Outlet, ReceiverGone
 from pipeline.errors import InputError, UnderstudyError
@@ -306,10 +307,7 @@ class PlacedFrames:
 
     def __next__(self) -> Frame:
         jobs = self._jobs
-        jobs.hear()
-        self._stopped = jobs.stopped(self._clip.id)
-        if self._stopped or jobs.unwanted(self._clip.id):
-            raise Voided
+        self._look()
         frame = next(self._made)
         if frame.index != self._count:
             raise UnderstudyError(f"the source made frame {frame.index} where frame {self._count} was due")
@@ -321,6 +319,13 @@ class PlacedFrames:
         self.taken.append(self._slots.describe(adopted))
         return adopted
 
+    def _look(self) -> None:
+        """Raises Voided where nobody wants the rest of the clip."""
+        self._jobs.hear()
+        self._stopped = self._jobs.stopped(self._clip.id)
+        if self._stopped or self._jobs.unwanted(self._clip.id):
+            raise Voided
+
     def _wait_for_room(self) -> None:
         before = self._jobs.meter.switch(Doing.WAIT_OUT)
         self._jobs.row.starve(self._jobs.returned)
@@ -331,6 +336,11 @@ class PlacedFrames:
             self._jobs.meter.switch(*before)
 
     def ready(self, timeout_s: float) -> bool:
+        return True
+
+    def asked(self, timeout_s: float) -> bool:
+        """As `ready`, for the source itself, which may be long at work before its next frame. Raises Voided."""
+        self._look()
         return True
 
     def rest(self) -> Iterator[FrameRecord]:
@@ -378,6 +388,9 @@ class ToParent:
         failure = end.failure if isinstance(end, Abort) else None
         if failure is None and clip.partial:
             self._left.append(clip.partial)
+        if failure is None and clip.work and self._frames:  # it may wait long for the door, and longer if we stop
+            with suppress(OSError):  # a report is not worth failing a clip
+                checkpoints.keep_reports(clip.work, end.reports)
         job = Job(clip.id, clip.source, clip.target)
         try:
             self._events.send_bytes(pack(Ended(Outcome(job, self._frames, failure, end.reports))))

@@ -205,11 +205,11 @@ class Worker:
         """Puts the stages to work on the clip, adding to `links`; iterate the result and frames come out behind."""
         upstream: Frames = frames
         for place, (spec, stage) in enumerate(zip(self._post.specs, self._stages, strict=True)):
-            makes = place == 0 and isinstance(frames, PlacedFrames)
-            given = Pulled(()) if makes else upstream
+            source = frames if place == 0 and isinstance(frames, PlacedFrames) else None
+            given = Pulled((), source.asked) if source else upstream
             link = Link(place, spec.name, stage, clip, given, self._meter, self._rows[place])
             links.append(link)
-            upstream = cast(PlacedFrames, frames).source(link) if makes else link
+            upstream = source.source(link) if source else link
         return upstream
 
     def _hand_on(self, made: Iterator[Frame], frames: ClipFrames, clip: Clip, slots: Slots) -> None:

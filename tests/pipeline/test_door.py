@@ -151,11 +151,9 @@ def test_a_disk_that_fills_up_while_it_is_synced(tmp_path: Path, monkeypatch: py
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_reports_are_kept_for_a_run_that_has_only_to_publish(tmp_path: Path) -> None:
+def test_a_run_that_has_only_to_publish_says_what_the_one_said_that_made_the_frames(tmp_path: Path) -> None:
     clip = clip_in(tmp_path, work=True)
-    first = door(Config("refuse", clip=3))(order_for(clip))
-    assert first.failure is not None
-    assert checkpoints.kept_reports(clip.work) == REPORTS
+    checkpoints.keep_reports(clip.work, REPORTS)
     again = replace(order_for(clip), outcome=Outcome(Job(3, clip.source, clip.target), 0, reports={"make": {}}))
     outcome = door()(again)
     assert outcome.ok and outcome.reports["make"] == {"made": 5}
@@ -267,6 +265,20 @@ def test_about_and_work_folders_go_through_the_engine(tmp_path: Path) -> None:
     told = result.read(tmp_path / "1.out.json")
     assert told is not None and (told["job"], told["frames"], told["reports"]["make"]) == (77, 110, {"made": 10})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.out", "1.out.json", "64x48x10"]
+
+
+def test_reports_of_clips_that_wait_for_the_door_are_kept(tmp_path: Path) -> None:
+    works = [tmp_path / str(number) for number in (1, 2)]
+    with Engine(specs(), CONFIG, finisher(Config(delay_s=60.0))) as engine:
+        for number, work in enumerate(works, 1):
+            work.mkdir()
+            engine.submit(job(number, tmp_path, work=str(work)))
+        while len(engine.finishing) < 2:
+            engine.poll(0.02)
+        engine.close(0.1)
+    for work in works:
+        kept = checkpoints.kept_reports(str(work))
+        assert kept is not None and kept["make"] == {"made": 10}
 
 
 def test_a_door_that_dies_costs_one_clip(tmp_path: Path) -> None:

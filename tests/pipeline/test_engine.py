@@ -187,6 +187,20 @@ def test_cancel_running_and_waiting() -> None:
     assert sum(o.ok for o in outcomes.values()) == 5
 
 
+def test_a_source_that_is_long_on_its_way_to_a_frame_hears_of_a_stop() -> None:
+    with Engine(specs(make=Config("wade")), SMALL) as engine:
+        engine.submit(Job(1, "64x48x10", ""))
+        deadline = time.monotonic() + 20
+        while engine.clip(1) is None:
+            engine.poll(0.02)
+        engine.cancel(1)
+        outcomes: list[Outcome] = []
+        while not outcomes and time.monotonic() < deadline:
+            outcomes = engine.poll(0.1)
+        assert [outcome.failure and outcome.failure.error for outcome in outcomes] == ["Cancelled"]
+        assert engine.restarts == 0
+
+
 def test_a_job_that_failed_or_was_cancelled_may_come_again() -> None:
     """Under its own number, at once: nothing that was said of the first time holds."""
     with Engine(specs(check=Config("raise", clip=1, at=5, delay_s=0.002)), SMALL) as engine:

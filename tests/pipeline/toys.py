@@ -85,6 +85,10 @@ class Toy:
                     sys.stderr.write(f"{number} " + "x" * 1000 + "\n")
                 os.write(2, b"and now I die\nhalf a li")
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "wade":
+                while True:
+                    time.sleep(0.02)
+                    frames.ready(0)
             case "long" | "long-alive":
                 for _ in range(15):
                     time.sleep(0.1)
