@@ -82,6 +82,12 @@ def table(rows: Sequence[Sequence[str]], width: int, flexible: int, right: froze
     ]
 
 
+def unnamed(sentence: str, path: str) -> str:
+    """The sentence without the path that it begins with, for where that stands above it."""
+    rest = sentence.removeprefix(path)
+    return rest.removeprefix(":").lstrip() if rest.startswith((": ", " ")) else sentence
+
+
 def size(count: int) -> str:
     """Bytes: 999 B, 1.5 kB, 23 MB, 4.1 GB."""
     amount = float(count)

@@ -11,7 +11,7 @@ from pipeline.jobs import Entry, State
 from pipeline.live import Folder, Lane, Live, Running
 from pipeline.logs import printable
 from pipeline.overview import Overview
-from pipeline.wording import cells, shortened, size, table, wrapped
+from pipeline.wording import cells, shortened, size, table, unnamed, wrapped
 
 WIDTH = 80
 
@@ -111,7 +111,7 @@ def _jobs(seen: Overview, mending: Sequence[str], width: int) -> Iterator[str]:
 def _troubled(entry: Entry, mending: Sequence[str], now: float, width: int) -> Iterator[str]:
     head, tail = f"{entry.id} ", f" {entry.state} {duration(now - entry.ended)} ago"
     yield head + shortened(_name(entry.source), width - cells(head + tail)) + tail
-    yield from _text(entry.reason.removeprefix(f"{entry.source}: "), width, 2)  # the name stands above
+    yield from _text(unnamed(entry.reason, entry.source), width, 2)  # the name stands above
     if entry.current:
         yield "  -> " + printable(shlex.join([*mending, str(entry.id)]))
     else:

@@ -145,8 +145,9 @@ def _screen(jobs: Sequence[Entry], now: float, width: int) -> list[str]:
 
 def _reason(job: Entry) -> str:
     from pipeline.logs import printable
+    from pipeline.wording import unnamed
 
-    said = job.reason.removeprefix(f"{job.source}: ")
+    said = unnamed(job.reason, job.source)
     return printable(f"{said} (to be cancelled)".strip() if job.wish == "cancel" else said)
 
 

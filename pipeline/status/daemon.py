@@ -31,6 +31,7 @@ from pipeline.rows import ENDED
 from pipeline.status import pages
 from pipeline.status.access import Terms
 from pipeline.status.source import Now, Source
+from pipeline.wording import unnamed
 
 #: To be given to the server beside the application.
 TERMS = Terms(acts=True, open=frozenset({"/healthz", "/readyz"}))
@@ -75,19 +76,23 @@ class _Page:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._templates = pages.environment({"inside": _inside, "iso": _iso, "name": _name, "pretty": _pretty})
+        filters = {"inside": _inside, "iso": _iso, "name": _name, "pretty": _pretty, "why": _why}
+        self._templates = pages.environment(filters)
 
     def overview(self, request: Request) -> Response:
         now = self._source.now()
-        queue, troubles, newest = [], [], []
+        queue, troubles, newest, begun = [], [], [], []
         if not now.trouble:
             queue = [*self._source.waiting(_QUEUE)]
             troubles = [*self._source.listing((State.FAILED, State.BLOCKED), _TROUBLES)]
             newest = [*self._source.listing((State.DONE,), _NEWEST)]
+            begun = [*self._source.listing((State.RUNNING,), _QUEUE)][::-1]
         wishes = self._wishes(now)
         sheets = self._source.sheets([entry.id for entry in newest])
+        working = {clip.job for clip in now.live.running} if now.live is not None else set()
+        next_ = [entry for entry in begun if entry.id not in working]
         shown = {"queue": queue, "troubles": troubles, "newest": newest, "sheets": sheets, "wishes": wishes}
-        return self._rendered(request, "daemon.html", now=now, **shown)
+        return self._rendered(request, "daemon.html", now=now, next=next_, **shown)
 
     def history(self, request: Request) -> Response:
         states, before, search = _wanted(request)
@@ -260,6 +265,11 @@ def _inside(entry: Entry) -> str:
     """A clip's path in its watched folder."""
     source, folder = Path(entry.source), Path(entry.folder)
     return str(source.relative_to(folder)) if source.is_relative_to(folder) else entry.source
+
+
+def _why(entry: Entry) -> str:
+    """The reason for a place that has the clip's name above it."""
+    return unnamed(entry.reason, entry.source)
 
 
 def _name(path: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.logs import printable
-from pipeline.wording import cells, padded, shortened, size, table, wrapped
+from pipeline.wording import cells, padded, shortened, size, table, unnamed, wrapped
 
 shown = st.text().map(printable)
 
@@ -81,3 +81,17 @@ def test_a_table_gives_way_in_one_column() -> None:
 )
 def test_size(count: int, expected: str) -> None:
     assert size(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("/in/a.mp4 cannot be read", "cannot be read"),
+        ("/in/a.mp4: swap failed", "swap failed"),
+        ("/in/a.mp4.part is there", "/in/a.mp4.part is there"),
+        ("the disk is full", "the disk is full"),
+        ("/in/a.mp4", "/in/a.mp4"),
+    ],
+)
+def test_unnamed(sentence: str, expected: str) -> None:
+    assert unnamed(sentence, "/in/a.mp4") == expected

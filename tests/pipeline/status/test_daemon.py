@@ -215,6 +215,25 @@ def test_one_job(server: Server, state: states.State) -> None:
     assert "priority 5" in told(ask_in(server, f"/jobs/{waiting.id}"))
 
 
+def test_what_is_told_of_a_failure_by_a_table_that_was_rebuilt(server: Server, state: states.State) -> None:
+    entry = state.table.fail(state.begin("b.mp4").id, f"{state.inbox}/b.mp4 is no clip", {"error": "InputError"}, 1e9)
+    text = told(ask_in(server, f"/jobs/{entry.id}"))
+    assert "InputError" in text and "history is no clip Try again" in text, "the name stands above"
+
+
+def test_clips_that_come_next_are_at_work_too(server: Server, state: states.State) -> None:
+    """An engine takes more than one clip, and is at the first."""
+    first, second, third = (state.begin(f"{name}{states.HTML}") for name in "abc")
+    state.say(running=(state.running(first),))
+    text = ask_in(server).text
+    assert f'id="clip-{first.id}"' in text
+    assert text.index(f'id="next-{second.id}"') < text.index(f'id="next-{third.id}"')
+    assert f'id="next-{first.id}"' not in text and f'action="/jobs/{second.id}/cancel"' in text
+    assert "It comes next" in told(ask_in(server, f"/jobs/{second.id}"))
+    state.table.withdraw(second.id, 1e9)
+    assert "being cancelled" in told(ask_in(server))
+
+
 def test_previews_are_made_while_somebody_looks(server: Server, state: states.State) -> None:
     entry = state.begin("a.mp4")
     clip = state.running(entry)
