@@ -201,7 +201,7 @@ def test_a_service_through_its_day(program: Program, model: Path, face_clip: Pat
         configure(model, "[{in: in, outt: out}]")
         process.send_signal(signal.SIGHUP)
         wait(lambda: "the configuration is left as it was" in Path("said").read_text())
-        watch = "[{in: in, out: out, settle_s: 0}, {in: more, out: more-out, settle_s: 0, settings: {encode: {quality: 30}}}]"
+        watch = "[{in: in, out: out, settle_s: 0}, {in: more, out: more-out, settle_s: 0}]"
         configure(model, watch, checkpoint_s=0.5)
         process.send_signal(signal.SIGHUP)
         wait(lambda: "the configuration has been read again" in Path("said").read_text())

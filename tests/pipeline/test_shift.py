@@ -1,0 +1,259 @@
+"""A daemon's turns: what is heard is settled once, what may begin begins in its turn, what fails holds up no more."""
+
+from __future__ import annotations
+
+import errno
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.clerk import Clerk
+from pipeline.dispatch import Dispatch
+from pipeline.errors import ConfigError, PublishError, TableError, UnderstudyError, WeightsError
+from pipeline.jobs import Mark, Table
+from pipeline.lanes import Event
+from pipeline.shift import Shift
+from tests.pipeline.fake_engine import Fail, House, Make, fail
+
+
+class Scene:
+    """A shift in this thread."""
+
+    def __init__(self, house: House, table: Table) -> None:
+        self.house = house
+        self.table = table
+        self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.clerk = Clerk(table, house.config.retry, lambda job: [])
+        self.told: list[Any] = []
+        self.shift = Shift(house.read(), table, self.clerk, self.events, lambda *told: self.told.append(told))
+
+    def turn_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, self.house.story()
+            self.shift.turn()
+
+    def states(self) -> dict[str, str]:
+        return {Path(entry.source).name: str(entry.state) for entry in self.table.listing(limit=1000) if entry.current}
+
+    def all_are(self, state: str) -> bool:
+        return bool(self.states()) and set(self.states().values()) == {state}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    house = House(tmp_path)
+    for folder in (house.config.state, house.config.work_folder):
+        folder.mkdir(parents=True)
+    with Table.open(house.config.state / "jobs.sqlite") as table:
+        scene = Scene(house, table)
+        yield scene
+        scene.shift.close()
+        scene.clerk.close()
+
+
+def full_disk(number: int = errno.ENOSPC) -> TableError:
+    error = TableError("the disk is full")
+    error.errno = number
+    return error
+
+
+def failing(times: int, error: Exception, then: Callable[..., Any]) -> Callable[..., Any]:
+    """What raises so often, and then does what it should."""
+    left = [error] * times
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if left:
+            raise left.pop()
+        return then(*args, **kwargs)
+
+    return call
+
+
+def test_more_than_are_looked_at_in_one_go(scene: Scene) -> None:
+    """A folder whose lane is full, and one whose model is missing, hold up no third one behind them."""
+    house = scene.house
+    opened = threading.Event()
+    house.shop.script("a00.mp4", Make(opened))
+    house.set(engines=2)
+    house.watch("broken")
+    house.folders["broken"] = replace(house.folders["broken"], station=failing(99, WeightsError("no model"), print))
+    house.watch("other", key="b")
+    for number in range(70):
+        house.drop(f"a{number:02d}.mp4")
+        house.drop(f"b{number:02d}.mp4", folder="broken")
+    scene.shift.close()
+    scene.shift = Shift(house.read(), scene.table, scene.clerk, scene.events, lambda *told: scene.told.append(told))
+    scene.shift.begin()
+    scene.turn_until(lambda: len(scene.states()) == 140)
+    house.drop("c.mp4", folder="other")
+    scene.turn_until(lambda: scene.states().get("c.mp4") == "done")
+    scene.turn_until(lambda: list(scene.states().values()).count("blocked") == 70)
+    assert len(scene.told) == 71 and scene.shift.failed == 70
+    opened.set()
+    scene.turn_until(lambda: list(scene.states().values()).count("done") == 71)
+
+
+def test_a_job_that_somebody_changes_in_between(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = scene.house
+    for name in "abc":
+        house.drop(f"{name}.mp4")
+    begin = Dispatch.begin
+
+    def cancelled(self: Dispatch, entry: Any, station: Any) -> Any:
+        if entry.source.endswith("b.mp4"):
+            with Table.open(scene.table.path) as other:
+                other.withdraw(entry.id, 0.0)
+        return begin(self, entry, station)
+
+    monkeypatch.setattr(Dispatch, "begin", cancelled)
+    scene.shift.begin()
+    scene.turn_until(lambda: list(scene.states().values()).count("done") == 2)
+    assert scene.states()["b.mp4"] == "cancelled" and not list(house.config.work_folder.glob("2-*"))
+
+
+def test_what_cannot_be_blocked_any_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.house.drop("a.mp4")
+
+    def cancelled(*_: Any) -> Any:
+        with Table.open(scene.table.path) as other:
+            other.withdraw(1, 0.0)
+        raise PublishError("it may not be written")
+
+    monkeypatch.setattr(Dispatch, "begin", cancelled)
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.all_are("cancelled"))
+    scene.shift.turn()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EAGAIN])
+@pytest.mark.parametrize("move", ["accept", "claim", "finish", "fail", "release"])
+def test_a_table_that_takes_nothing_for_a_while(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, move: str, number: int
+) -> None:
+    house = scene.house
+    monkeypatch.setattr("pipeline.shift.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(scene.table, move, failing(2, full_disk(number), getattr(scene.table, move)))
+    acts: dict[str, list[Fail]] = {"fail": [fail("InputError")], "release": [fail("PublishError", 116)]}
+    house.shop.script("b.mp4", *acts.get(move, []))
+    for name in "abc":
+        house.drop(f"{name}.mp4")
+    scene.shift.begin()
+    troubles = set()
+    wanted = {"a.mp4": "done", "b.mp4": "failed" if move == "fail" else "done", "c.mp4": "done"}
+    while scene.states() != wanted:
+        scene.shift.turn()
+        troubles.add(scene.shift.trouble)
+    assert troubles == {"", "the disk is full"} and len(scene.told) == 3
+    house.check(outputs=list(wanted.values()).count("done"))
+
+
+def test_a_table_that_takes_nothing_while_a_lane_leaves(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.shift.time.sleep", lambda seconds: None)
+    for name in "abc":
+        scene.house.drop(f"{name}.mp4")
+    scene.house.shop.script("b.mp4", Make(threading.Event()))
+    scene.shift.begin()
+    scene.turn_until(lambda: "b.mp4" in scene.house.shop.begun)
+    monkeypatch.setattr(scene.table, "release", failing(3, full_disk(), scene.table.release))
+    scene.shift.drain()
+    while not scene.shift.drained:
+        scene.shift.turn()
+    assert sorted(scene.states().values()) == ["done", "waiting", "waiting"]
+
+
+def test_a_drain_has_an_end(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the table takes nothing any more: what is not settled then runs, says the table, until the next start."""
+    monkeypatch.setattr("pipeline.shift._LEAVING_S", 0.1)
+    scene.house.set(drain_s=0.2)
+    scene.shift.close()
+    scene.shift = Shift(scene.house.read(), scene.table, scene.clerk, scene.events, lambda *_: None)
+    scene.house.drop("a.mp4")
+    scene.house.shop.script("a.mp4", Make(threading.Event()))
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.house.shop.begun)
+    monkeypatch.setattr(scene.table, "release", failing(99, full_disk(), print))
+    scene.shift.drain()
+    begun = time.monotonic()
+    while not scene.shift.drained:
+        scene.shift.turn()
+    assert time.monotonic() - begun < 3 and scene.all_are("running")
+
+
+def test_what_is_wrong_with_the_table_for_good(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    monkeypatch.setattr(scene.table, "claim", failing(1, TableError("it is damaged"), scene.table.claim))
+    with pytest.raises(TableError, match="it is damaged"):
+        scene.turn_until(lambda: scene.all_are("done"))
+
+
+def test_a_wish_is_said_again_until_it_is_heard(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is mended makes again what it was told to cancel."""
+    scene.house.shop.script("a.mp4", Make(threading.Event()))
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.house.shop.begun)
+    (lane,) = scene.shift.lanes.all
+    cancel = lane.cancel
+    monkeypatch.setattr(lane, "cancel", lambda job: None)
+    with Table.open(scene.table.path) as other:
+        other.withdraw(1, 0.0)
+    scene.shift.turn()
+    monkeypatch.setattr(lane, "cancel", cancel)
+    scene.turn_until(lambda: scene.all_are("cancelled"))
+
+
+def test_a_change_that_cannot_be_made_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = scene.house
+    scene.shift.begin()
+    house.watch("other")
+    other = house.folders["other"]
+    broken = replace(other, station=failing(1, WeightsError("no model"), other.station))
+    for change in (replace(house.read(), folders=(*house.read().folders[:1], broken)), None):
+        if change is None:
+            monkeypatch.setattr(scene.table, "known", failing(1, full_disk(), scene.table.known))
+            change = house.read()
+        with pytest.raises(UnderstudyError):
+            scene.shift.change(change)
+        house.drop("a.mp4", bytes(str(change is None), "ascii") + str(time.monotonic()).encode())
+        house.drop("b.mp4", folder="other")
+        scene.turn_until(lambda: scene.all_are("done"))
+        assert "b.mp4" not in scene.states()
+    for key, value in (("engines", 5), ("work", house.place / "w"), ("devices", ("x",))):
+        with pytest.raises(ConfigError, match=f"daemon.{key} can only be changed by a restart"):
+            scene.shift.change(replace(house.read(), config=replace(house.config, **{key: value})))
+    scene.shift.change(house.read())
+    scene.turn_until(lambda: scene.states().get("b.mp4") == "done")
+
+
+def test_what_is_blocked_because_its_folder_is_not_watched_stays_so(scene: Scene) -> None:
+    scene.table.accept("/elsewhere", "/elsewhere/a.mp4", "/out/a.mp4", _mark(), 0, 0.0)
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.all_are("blocked"))
+    told = len(scene.told)
+    scene.shift.change(scene.house.read())
+    for _ in range(2):
+        scene.shift.turn()
+    assert scene.all_are("blocked") and len(scene.told) == told == 1
+
+
+def test_the_end_of_once(scene: Scene) -> None:
+    """Not idle before the folder has been looked at, nor while anything is on its way."""
+    scene.house.shop.script("a.mp4", fail("InputError"))
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    assert not scene.shift.idle
+    while not scene.shift.idle:
+        scene.shift.turn()
+    assert scene.all_are("failed") and not scene.clerk.busy
+
+
+def _mark() -> Mark:
+    return Mark(1, 1, 1)
