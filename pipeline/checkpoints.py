@@ -89,8 +89,7 @@ def write(work: str, checkpoint: Checkpoint) -> None:
 def read(work: str) -> Checkpoint | None:
     """The last checkpoint, where all of its segments are there and as long as they were; else None: begin anew."""
     try:
-        with (Path(work) / _FILE).open("rb") as file:
-            facts = json.loads(file.read(_LONGEST))
+        facts = _facts(Path(work) / _FILE)
         if facts.pop("version") != _VERSION:
             return None
         facts["segments"] = tuple(Segment(**segment) for segment in facts["segments"])
@@ -98,6 +97,17 @@ def read(work: str) -> Checkpoint | None:
         return checkpoint if _holds(Path(work), checkpoint) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _facts(path: Path) -> Any:
+    """What a file of ours says, whoever may have written to it. Raises OSError, ValueError."""
+    if not path.is_file():  # a pipe of that name would keep us waiting
+        raise ValueError(f"{path} is no file")
+    with path.open("rb") as file:
+        try:
+            return json.loads(file.read(_LONGEST))
+        except RecursionError as error:
+            raise ValueError(f"{path} goes too deep") from error
 
 
 def _holds(work: Path, checkpoint: Checkpoint) -> bool:
@@ -127,10 +137,11 @@ def keep_reports(work: str, reports: Mapping[str, Report]) -> None:
 def kept_reports(work: str) -> dict[str, Report] | None:
     """What `keep_reports` kept; None where there is nothing that can be read."""
     try:
-        found = json.loads((Path(work) / _REPORTS).read_bytes())
+        found = _facts(Path(work) / _REPORTS)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    told = isinstance(found, dict) and all(isinstance(report, dict) for report in found.values())
+    return found if told else None
 
 
 def save_state(work: str, stage: str, at: int, first: int, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -147,12 +158,13 @@ def save_state(work: str, stage: str, at: int, first: int, arrays: Mapping[str, 
 
 def load_state(work: str, stage: str, at: int) -> tuple[int, dict[str, NDArray[Any]]]:
     """What `save_state` saved: (first, arrays). Raises OSError, ValueError where it is not there or damaged."""
+    path = _state(work, stage, at)
     try:
-        with np.load(_state(work, stage, at), allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return int(arrays.pop("first")), arrays
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise ValueError(f"{_state(work, stage, at)} is damaged: {error}") from error
+    except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def settle(work: str, at: int) -> int:

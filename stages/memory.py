@@ -51,7 +51,7 @@ class Memory:
         return counted | followed | self.steady.snapshot(index) | self.cut_finder.snapshot()
 
     def restore(self, known: Mapping[str, Array]) -> None:
-        """Knows again what `snapshot` said. Raises KeyError, ValueError where that is not all there."""
+        """Knows again what `snapshot` said. Raises KeyError, TypeError, ValueError where that is not all there."""
         self.faces, self.without, self.cuts = (int(known[name]) for name in _COUNTED)
         for part in (self.tracker, self.gaps, self.steady, self.cut_finder):
             part.restore(known)
@@ -97,7 +97,7 @@ class Bookmarks:
         try:
             first, known = checkpoints.load_state(clip.work, _STAGE, clip.kept)
             self._memory.restore(known)
-        except (FileNotFoundError, ValueError, KeyError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise ResumeError(
                 f"{clip.source} cannot be gone on with at frame {clip.kept}: what align knew there is lost or damaged; "
                 "it has to begin anew"

@@ -88,6 +88,7 @@ class PacketReader:
         """Raises OSError, and ValueError where the file is damaged."""
         self._path = path
         self._file: BinaryIO = path.open("rb")
+        self._nbytes = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.read(len(_MAGIC)) != _MAGIC:
                 raise ValueError(f"{path} is no file of packets")
@@ -116,7 +117,8 @@ class PacketReader:
         self._file.close()
 
     def _take(self, nbytes: int) -> bytes:
-        data = self._file.read(nbytes)
+        # Never more than there is: room for what a damaged length asks for would be made first.
+        data = self._file.read(min(nbytes, self._nbytes))
         if len(data) < nbytes:
             raise ValueError(f"{self._path} is cut short")
         return data

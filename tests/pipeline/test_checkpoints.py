@@ -73,12 +73,28 @@ def test_what_does_not_hold_is_not_believed(name: str, tmp_path: Path) -> None:
     assert checkpoints.read(work) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b'{"version": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b'{"version": 1}', b"[" * 100_000]
+)
 def test_what_is_no_checkpoint_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_bytes(content)
     (tmp_path / "reports.json").write_bytes(content)
     assert checkpoints.read(str(tmp_path)) is None
-    assert checkpoints.kept_reports(str(tmp_path)) in (None, {"version": 1})
+    assert checkpoints.kept_reports(str(tmp_path)) is None
+
+
+def test_pipes_with_the_names_of_files_keep_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "checkpoint.json")
+    os.mkfifo(tmp_path / "reports.json")
+    assert checkpoints.read(str(tmp_path)) is None
+    assert checkpoints.kept_reports(str(tmp_path)) is None
+
+
+def test_a_state_that_is_one_array_is_damaged(tmp_path: Path) -> None:
+    with (tmp_path / "state.align.000000004.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoints.load_state(str(tmp_path), "align", 4)
 
 
 def test_a_segment_that_is_gone_or_cut_short(tmp_path: Path) -> None:

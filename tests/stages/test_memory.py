@@ -149,7 +149,7 @@ def test_a_full_disk_is_told_by_its_number(tmp_path: Path, monkeypatch: pytest.M
     assert caught.value.__cause__.errno == errno.ENOSPC
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut short", "of another version", "for another frame"])
+@pytest.mark.parametrize("damage", ["gone", "cut short", "of another version", "of another shape", "for another frame"])
 def test_what_cannot_be_gone_on_with_begins_anew(damage: str, tmp_path: Path) -> None:
     whole = clip(work=str(tmp_path), segment=SEGMENT)
     aligned(whole, ["l"] * 6)
@@ -161,6 +161,9 @@ def test_what_cannot_be_gone_on_with_begins_anew(damage: str, tmp_path: Path) ->
         path.write_bytes(path.read_bytes()[:-40])
     elif damage == "of another version":
         checkpoints.save_state(str(tmp_path), "align", 4, 4, {"tracks": np.zeros(3)})
+    elif damage == "of another shape":
+        first, known = checkpoints.load_state(str(tmp_path), "align", 4)
+        checkpoints.save_state(str(tmp_path), "align", 4, first, known | {"tracks": np.zeros(3)})
     else:
         facts = replace(facts, first=3)
     with pytest.raises(ResumeError, match=r"cannot be gone on with at frame 4: .*; it has to begin anew"):

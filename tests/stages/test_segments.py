@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -443,6 +444,22 @@ def test_packets_come_back_as_they_were(tmp_path: Path) -> None:
         path.write_bytes(harm)
         with pytest.raises(ValueError, match=r"is cut short|is damaged|is no file of packets"):
             _read(path)
+
+
+def test_a_damaged_length_takes_no_more_memory_than_there_is_file(tmp_path: Path) -> None:
+    at = place(make_clip(tmp_path / "a.mp4", frames=12), "b")
+    go(at)
+    path = at.work / checkpoints.segment_name(0)
+    data = path.read_bytes()
+    path.write_bytes(data[:21] + b"\xff\xff\xff\x7f" + data[25:])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is cut short"):
+            _read(path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 20
 
 
 def _read(path: Path) -> None:
