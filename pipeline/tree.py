@@ -5,7 +5,7 @@ and passed over. A watched folder may be a share that goes away and comes back: 
 """
 
 # Paths are text here: 50,000 Path objects would be most of what a look costs.
-# ruff: noqa: PTH112, PTH114, PTH116, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH112, PTH114, PTH116, PTH118, PTH119, PTH120
 from __future__ import annotations
 
 import logging
@@ -145,7 +145,7 @@ class Tree:
         return True
 
     def _is_clip(self, name: str) -> bool:
-        return os.path.splitext(name)[1].lower() in self._suffixes and not is_clutter(name)
+        return name[name.rfind(".") :].lower() in self._suffixes and not is_clutter(name)
 
     def _nearest(self, path: str) -> str:
         """`path`, or the folder it lies in that has not been gone into; empty where it is not in this tree at all."""
