@@ -29,6 +29,9 @@ from stages.reader import Reader, ToClip, gone_on, timed
 #: Frames a second above this are the container's clock, which FFmpeg gives out where it knows nothing better.
 _FASTEST = 1000
 
+#: Containers whose duration counts from zero, not from the first picture.
+_TELL_THE_END = ("matroska,webm", "nut")
+
 #: Frames in a segment of a clip whose rate nobody knows.
 _SEGMENT = 250
 
@@ -180,10 +183,17 @@ def video_stream(container: av.container.InputContainer, source: str) -> av.Vide
 
 
 def duration_s(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """The stream's length in seconds, else the container's; None where neither tells."""
+    """The stream's length in seconds, else the container's; None where neither tells.
+
+    Matroska and NUT tell when a clip ends, which for one that does not begin at zero is another thing.
+    """
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration is not None else None
+    if container.duration is None:
+        return None
+    from_zero = container.format.name in _TELL_THE_END
+    begins = (container.start_time or 0) if from_zero else 0
+    return (container.duration - max(0, begins)) / av.time_base
 
 
 def describe(job: Job, first: av.VideoFrame, stream: av.VideoStream) -> Clip:

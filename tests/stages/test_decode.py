@@ -416,6 +416,17 @@ def test_too_long(tmp_path: Path) -> None:
     assert "2 s long, more than decode.max_duration_s = 1" in refusal(path, Config(max_duration_s=1))
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "nut", "mp4"])
+def test_a_clip_that_begins_late_is_not_a_long_one(suffix: str, tmp_path: Path) -> None:
+    pts = [30_000_000 + 40 * index for index in range(25)]
+    codec = "ffv1" if suffix == "nut" else "libx264"
+    path = make_clip(tmp_path / f"a.{suffix}", codec=codec, pts=pts, time_base=Fraction(1, 1000), rate=25)
+    decode = Decode(Config(max_duration_s=2))
+    clip = decode.open(Job(1, str(path), ""))
+    assert clip.duration_s == pytest.approx(1, abs=0.05) and clip.frames in (24, 25)
+    assert sum(1 for _ in decode(clip, Pulled([]))) == 25
+
+
 def test_too_long_without_saying_so_beforehand(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.h264", frames=100, rate=25)
     with pytest.raises(InputError, match=r"longer than decode\.max_duration_s = 2"):
