@@ -45,15 +45,31 @@ def throughput(quick: bool, machine: Machine, workshop: Workshop) -> Result:
             "long": lambda: _through(daemon, long, [f"{next(numbers):06}.mp4"]),
         }
         samples = interleaved(variants, turns, machine)
-    names = sorted({name for turns in samples.values() for sample in turns for name in sample.facts})
+    return Result("D1", ratio(samples, "clips", "long"), _compared(samples, clips * turns), disturbance(samples))
+
+
+#: Steps of a clip that are its own alone: while the others go on, so does the clip before.
+_OWN = ("ms opened", "ms encoded", "ms joined", "ms verified", "ms report", "ms published")
+
+
+def _compared(samples: Mapping[str, list[Sample]], clips: int) -> dict[str, float | int | str]:
+    """Where the difference goes: `extra_cpu_ms` of each process for a clip, and how long a clip's own steps take."""
+    short, long = samples["clips"], samples["long"]
+    stages_ms = middle_fact(long, "stages_ms")
     facts: dict[str, float | int | str] = {
-        "clips": clips * turns,
-        "cpu_ratio": middle_fact(samples["clips"], "cpu_ms") / middle_fact(samples["long"], "cpu_ms"),
+        "clips": clips,
+        "clips_ms": middle(short),
+        "long_ms": middle(long),
+        "to_long_before_verifying": middle(short) / stages_ms,
+        "cpu_ratio": middle_fact(short, "cpu_ms") / middle_fact(long, "cpu_ms"),
+        "clips_cpu_ms": middle_fact(short, "cpu_ms"),
+        "long_cpu_ms": middle_fact(long, "cpu_ms"),
     }
-    for kind, taken in samples.items():
-        facts[f"{kind} ms"] = middle(taken)
-        facts |= {f"{kind} {name}": median(one.facts.get(name, 0.0) for one in taken) for name in names}
-    return Result("D1", ratio(samples, "clips", "long"), facts, disturbance(samples))
+    processes = sorted(name for name in short[0].facts if name.startswith("cpu_ms "))
+    for name in processes:
+        extra = median(one.facts.get(name, 0.0) for one in short) - median(one.facts.get(name, 0.0) for one in long)
+        facts[f"extra_{name}"] = extra * _SECONDS * RATE
+    return facts | {name: middle_fact(short, name) for name in _OWN}
 
 
 def _through(daemon: Watching, clip: Path, names: Sequence[str]) -> Sample:
@@ -67,6 +83,8 @@ def _through(daemon: Watching, clip: Path, names: Sequence[str]) -> Sample:
     facts = {"cpu_ms": sum(spent.values()) / frames * 1e3}
     facts |= {f"cpu_ms {name}": cpu / frames * 1e3 for name, cpu in spent.items()}
     facts |= _mean([_steps(entry) for entry in entries])
+    encoded = max(_moments(entry)["encoded"] for entry in entries)
+    facts["stages_ms"] = (encoded - min(entry.claimed for entry in entries)) / frames * 1e3
     daemon.clear(entries)
     return Sample(seconds / frames * 1e3, facts)
 
@@ -152,6 +170,9 @@ def _dropped(daemon: Watching, clip: Path, name: str) -> Sample:
 
 # --- D3: at rest ---------------------------------------------------------------------------------------------------
 
+#: After so long whatever was started is up.
+_TO_REST_S = 15.0
+
 
 def at_rest(quick: bool, machine: Machine, workshop: Workshop) -> Result:
     """D3: cpu seconds a minute of all processes of a daemon that has nothing to do, with many finished clips.
@@ -172,7 +193,7 @@ def at_rest(quick: bool, machine: Machine, workshop: Workshop) -> Result:
             facts[f"{mode} up_s"] = time.monotonic() - begun
             daemon.drop(small, [f"{mode}.mp4"])
             daemon.ended([f"{mode}.mp4"])
-            time.sleep(5)
+            time.sleep(_TO_REST_S)
             samples[mode] = interleaved({mode: partial(_resting, daemon, seconds)}, 1, machine)[mode]
         looks = look_s * 60 / place.watched.rescan_s
         facts[f"{mode} cpu_s_a_minute"] = middle(samples[mode]) + looks
