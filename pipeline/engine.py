@@ -148,14 +148,19 @@ class Engine:
         begun = time.monotonic()
         while any(child.alive for child in self._children()) and time.monotonic() - begun < patience_s:
             listen(self._children(), 0.05, dead=False)
-            if self._chain is not None:
-                self._chain.hear()
-                if time.monotonic() - begun > _LEAVING_S:  # what they still make of the frames in flight is nobody's
-                    self._chain.stop()
+            self._overhear()
+            if self._chain is not None and time.monotonic() - begun > _LEAVING_S:
+                self._chain.stop()  # what they still make of the frames in flight is nobody's
             self._attend()
+        self._overhear()
         self._attend()
         for end in ends:
             end.stop()
+
+    def _overhear(self) -> None:
+        """Of what the stages say at the end only this counts: clips opened so late may leave half-written files."""
+        if self._chain is not None:
+            self._clips |= {word.clip.id: word.clip for word in self._chain.hear() if isinstance(word, Opened)}
 
     # --- work -----------------------------------------------------------------------------------------------------
 

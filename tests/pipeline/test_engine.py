@@ -230,6 +230,18 @@ def until_done(engine: Engine) -> list[Outcome]:
     return found
 
 
+def test_closing_before_anybody_has_heard_of_a_clip_leaves_nothing(tmp_path: Path) -> None:
+    engine = Engine(specs(check=Config("hang")), SMALL, finisher())
+    with engine:
+        engine.submit(jobs(1, folder=tmp_path)[0])
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"half"]
+        engine.close(0.0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_close_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     engine = Engine(specs(check=Config(delay_s=0.01)), SMALL, finisher())
     with engine:
