@@ -258,9 +258,18 @@ MOMENTS: dict[str, tuple[Moment, str]] = {
     "published": (published, "us-publish"),
 }
 
+#: Those that are tried in every test run.
+AT_ONCE = {("worker", "half published"), ("supervisor", "half published"), ("supervisor", "closing a segment")}
 
-@pytest.mark.parametrize("who", ["worker", "supervisor"])
-@pytest.mark.parametrize("moment", [*MOMENTS])
+
+@pytest.mark.parametrize(
+    ("who", "moment"),
+    [
+        pytest.param(who, moment, marks=() if (who, moment) in AT_ONCE else pytest.mark.slow)
+        for who in ("worker", "supervisor")
+        for moment in MOMENTS
+    ],
+)
 def test_killed_at_that_very_moment(
     who: str, moment: str, tmp_path: Path, clips: list[Path], unbroken: Unbroken
 ) -> None:
@@ -290,7 +299,7 @@ def test_killed_at_that_very_moment(
     check_files(place, unbroken.shown)
 
 
-@pytest.mark.parametrize("damage", ["lost", "damaged"])
+@pytest.mark.parametrize("damage", ["lost", pytest.param("damaged", marks=pytest.mark.slow)])
 def test_killed_while_the_table_is_rebuilt(damage: str, tmp_path: Path, clips: list[Path], unbroken: Unbroken) -> None:
     """What had been published is not made again, however often the rebuilding is broken off."""
     place = place_for(tmp_path / "place", clips[:3])
