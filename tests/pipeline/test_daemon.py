@@ -8,13 +8,14 @@ import random
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import live, overview, space
 from pipeline.errors import ConfigError, UnderstudyError, WeightsError
-from pipeline.jobs import FILE, Table
+from pipeline.jobs import FILE, Refused, Table
 from pipeline.rows import State
 from pipeline.set_aside import read_reason
 from tests.pipeline.fake_engine import NO_SPACE, Die, House, Make, crash, fail, made_of
@@ -893,3 +894,69 @@ def test_it_rests_when_there_is_nothing_to_do(house: House, monkeypatch: pytest.
         assert len(turns) - before <= 4
         assert time.process_time() - cpu < 0.15
     house.check(outputs=4)
+
+
+# --- everything at once -----------------------------------------------------------------------------------------------
+
+
+def _mischief(house: House, chance: random.Random, names: list[str]) -> None:
+    """Somebody does something to one of the clips, or to its job."""
+    folder, name = chance.choice([*house.folders]), chance.choice(names)
+    path = house.place / folder / name
+    match chance.choice(["drop", "drop", "touch", "delete", "away", "cancel", "retry", "priority", "reload"]):
+        case "drop":
+            house.drop(name, b"clip %d" % chance.getrandbits(64), folder)
+        case "touch" if path.exists():
+            os.utime(path)
+        case "delete":
+            path.unlink(missing_ok=True)
+        case "away" if path.exists():  # for a moment
+            away = house.place / "away"
+            path.rename(away)
+            time.sleep(chance.random() * 0.05)
+            away.rename(path)
+        case "reload" if house.daemon is not None:
+            house.daemon.reload()
+        case "cancel" | "retry" | "priority" as what if (house.config.state / FILE).exists():
+            with house.table() as table, suppress(Refused):
+                number = chance.randint(1, 1 + max((entry.id for entry in house.entries()), default=1))
+                change = {
+                    "cancel": lambda: table.withdraw(number, time.time()),
+                    "retry": lambda: table.retry(number),
+                    "priority": lambda: table.prioritise(number, chance.randint(-9, 9)),
+                }[what]
+                change()
+        case _:
+            pass
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_anything_at_any_moment(house: House, seed: int) -> None:
+    """People do what they like to clips and jobs while clips crash and engines die and the daemon comes and goes; when
+    all is quiet, each clip is made of what it is by then, or is what somebody wanted it to be."""
+    chance = random.Random(seed)
+    names = [f"{number}.mp4" for number in range(8)]
+    house.watch("other", key="b")
+    house.set(engines=chance.choice([1, 2]))
+    house.shop.takes_s = 0.01
+    acts = [Make(), Make(), crash(), fail("PublishError", 5), Die(UnderstudyError("as told"))]
+    for name in names:
+        house.shop.script(name, *chance.choices(acts, k=12))
+    for _ in range(6):
+        with house.running():
+            for _ in range(20):
+                _mischief(house, chance, names)
+                time.sleep(chance.random() * 0.04)
+    house.shop.acts.clear()
+    house.once()
+    with house.table() as table:
+        for entry in house.entries():
+            if entry.current and entry.state in (State.FAILED, State.CANCELLED, State.BLOCKED):
+                table.retry(entry.id)
+    house.once()
+    there = {str(path) for folder in house.folders for path in (house.place / folder).iterdir()}
+    assert {entry.source: str(entry.state) for entry in house.entries() if entry.current} == dict.fromkeys(
+        there, "done"
+    ), house.story()
+    house.shop.published.clear()  # what was retried when it was done was made again
+    house.check(outputs=len(there))
