@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import live
 from pipeline.errors import TableError
-from pipeline.jobs import FILE, Entry, State, Table
+from pipeline.jobs import FILE, Damaged, Entry, State, Table
 
 #: A daemon that has said nothing for longer than this is down, or stuck.
 SILENT_S = 15.0
@@ -69,9 +69,15 @@ def look(folder: Path, now: float, most: int = 5) -> Overview:
             last = table.listing(TROUBLED, limit=20 * most)
             troubled = [entry for entry in last if entry.current or table.current(entry.source) is None]
     except TableError as error:
-        trouble = "" if error.errno == errno.ENOENT else str(error)
+        trouble = "" if error.errno == errno.ENOENT else said_of(error)
         return Overview(folder, now, said, there, trouble=trouble)
     return Overview(folder, now, said, there, counts, tuple(troubled[:most]), len(troubled) > most)
+
+
+def said_of(error: TableError) -> str:
+    """What is wrong with a table, and what becomes of it."""
+    mended = "; the daemon keeps it and makes another one from the folders when it is started"
+    return f"{error}{mended if isinstance(error, Damaged) else ''}"
 
 
 def as_json(seen: Overview, mending: Sequence[str]) -> dict[str, Any]:

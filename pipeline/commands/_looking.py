@@ -30,8 +30,21 @@ def state_folder(args: argparse.Namespace) -> Path:
     Of the settings only the daemon's are read, so nobody waits for the stages' modules, and a mistake elsewhere does
     not keep anybody from looking at the daemon that runs. Raises ConfigError.
     """
-    if args.state is not None:
-        return Path(args.state).absolute()
+    return Path(args.state).absolute() if args.state is not None else _settings(args).state.absolute()
+
+
+def token_file(args: argparse.Namespace) -> Path:
+    """Where the token of the daemon's page is: beside its state, unless the settings say where. Raises ConfigError.
+
+    With --state and no settings named, those that lie about here are perhaps another daemon's.
+    """
+    from pipeline.status.page import TOKEN
+
+    named = _settings(args).page.token_file if args.state is None or args.config is not None else None
+    return named.absolute() if named is not None else state_folder(args) / TOKEN
+
+
+def _settings(args: argparse.Namespace) -> DaemonConfig:
     from pipeline import config
     from pipeline.daemon_config import DaemonConfig
 
@@ -43,7 +56,7 @@ def state_folder(args: argparse.Namespace) -> Path:
             settings = _changed(settings, tree, path.absolute().parent)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return _changed(settings, config.read_overrides(args.set), Path.cwd()).state.absolute()
+    return _changed(settings, config.read_overrides(args.set), Path.cwd())
 
 
 def _changed(settings: DaemonConfig, tree: Mapping[str, Any], folder: Path) -> DaemonConfig:

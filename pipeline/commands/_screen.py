@@ -31,8 +31,10 @@ def screen(seen: Overview, mending: Sequence[str], width: int = WIDTH) -> list[s
 
 def _head(seen: Overview, width: int) -> Iterator[str]:
     said = seen.live
-    if said is None:
+    if said is None and seen.counts is None and not seen.trouble:
         yield from _text(f"not running: there is nothing of a daemon in {seen.folder}", width)
+    elif said is None:
+        yield from _text(f"not running: no daemon is at work in {seen.folder}", width)
     elif not seen.there:
         yield from _text(f"not running: process {said.pid} has ended, last heard {duration(seen.silent_s)} ago", width)
     elif not seen.up:

@@ -45,6 +45,9 @@ _LINES = 10  # of the log
 
 _WIDTH = 80
 
+#: Of a report: what is said already, or is of the report rather than of the clip.
+_SAID = ("version", "job", "frames", "seconds", "attempts")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
@@ -96,8 +99,15 @@ def _options() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Does what was asked for."""
+    from pipeline.errors import TableError
+    from pipeline.jobs import Damaged
+    from pipeline.overview import said_of
+
     args.set = [*args.set, *getattr(args, "set_here", [])]
-    return int(args.act(args))
+    try:
+        return int(args.act(args))
+    except Damaged as error:
+        raise TableError(said_of(error)) from error
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -180,8 +190,10 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**asdict(job), "report": report, "log": [line.entry for line in log]}, indent=2))
         return 0
-    for name, value in _facts(job, report):
-        print(f"{name + ':':<12}{printable(value)}")
+    facts = [*_facts(job, report)]
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        print(f"{name + ':':<{width}}{printable(value)}")
     for line in log:
         print(line.plain())
     return 0
@@ -203,12 +215,15 @@ def _facts(job: Entry, report: dict[str, Any] | None) -> Iterator[tuple[str, str
         yield "reason", job.reason
     if job.wish:
         yield "wish", job.wish
-    yield from ((f"  {name}", str(value)) for name, value in (job.failure or {}).items() if value not in (None, ""))
+    for name in ("stage", "frame", "error", "signal", "errno"):
+        value = (job.failure or {}).get(name)
+        if value or (name, value) == ("frame", 0):
+            yield f"  {name}", str(value)
     if job.state == "done":
         yield "frames", f"{job.frames} in {job.seconds:.1f} s"
         yield "source", f"SHA-256 {job.digest}"
     told = {name: value for name, value in (report or {}).items() if isinstance(value, str | int | float)}
-    yield from ((f"  {name}", str(value)) for name, value in told.items() if name not in ("job", "frames", "seconds"))
+    yield from ((f"  {name.replace('_', ' ')}", str(value)) for name, value in told.items() if name not in _SAID)
 
 
 def _when(moment: float) -> str:

@@ -5,7 +5,7 @@ Exit codes, as systemctl has them: 0 the daemon runs (if it is paused, too: the 
 --quiet nothing is said but that. It counts as running while its process is there and renews live.json in its folder.
 
 With --json there is one object: up, state (starting, running, paused, draining or down), folder, live (what the daemon
-last said of itself, as in live.json; null where it never did), counts (of jobs, by state), failures (the last ones:
+last said of itself, as in live.json; null where it has ended), counts (of jobs, by state), failures (the last ones:
 job, state, source, target, reason, failure, attempts, ended, and retry: the words of the command, null where the clip
 is gone) and trouble (why the table of jobs cannot be read)."""
 
@@ -19,7 +19,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pipeline.commands._looking import add_state, state_folder, wait
+from pipeline.commands._looking import add_state, state_folder, token_file, wait
 from pipeline.logs import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = state_folder(args)
     if args.url:
-        return _print_address(folder, args.json)
+        return _print_address(folder, token_file(args), args.json)
     mending = [*_mending(args)]
     try:
         while True:
@@ -95,7 +95,7 @@ def _mending(args: argparse.Namespace) -> Iterator[str]:
         yield from ("--set", setting)
 
 
-def _print_address(folder: Path, as_json: bool) -> int:
+def _print_address(folder: Path, token_at: Path, as_json: bool) -> int:
     from urllib.parse import quote
 
     from pipeline import overview
@@ -107,11 +107,10 @@ def _print_address(folder: Path, as_json: bool) -> int:
     if not seen.live.web:
         raise InputError(f"the daemon of {folder} serves no page; see its log with `understudy logs`")
     try:
-        token = (folder / "token").read_text("ascii").strip()
+        token = token_at.read_text("ascii").strip()
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder / 'token'} cannot be read ({error}); ask as the user that the daemon runs as"
-        ) from error
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is no token"
+        raise InputError(f"{token_at} cannot be read ({reason}); ask as the user that the daemon runs as") from error
     url = f"{seen.live.web.rstrip('/')}/?token={quote(token, safe='')}"
     print(json.dumps({"url": url}) if as_json else printable(url))
     return 0

@@ -30,13 +30,15 @@ class Listener:
     host: str
 
     @classmethod
-    def at(cls, host: str, port: int) -> Listener:
+    def at(cls, host: str, port: int, settings: tuple[str, str] = ("--host", "--port")) -> Listener:
         """Listens at a name or address of this machine; port 0 is any that is free.
+
+        `settings` are what whoever chose these two calls them.
 
         Raises:
             ConfigError: it cannot listen there.
         """
-        made = _listening(host, port)
+        made = _listening(host, port, settings)
         everywhere = ipaddress.ip_address(made.getsockname()[0]).is_unspecified
         return cls(made, socket.gethostname() if everywhere else host)
 
@@ -71,7 +73,7 @@ class Listener:
         return ipaddress.ip_address(self.socket.getsockname()[0])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int, settings: tuple[str, str]) -> socket.socket:
     if not 0 <= port <= 65535:  # which some resolvers take modulo 65536
         raise ConfigError(f"a port is a number from 0 (any that is free) to 65535, not {port}")
     try:
@@ -82,6 +84,6 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno or 0)  # create_server's own words are longer
         raise ConfigError(
-            f"the page cannot be served at {host} port {port} ({reason}); choose another --port (0: any that is free) "
-            "or --host"
+            f"the page cannot be served at {host} port {port} ({reason}); choose another {settings[1]} "
+            f"(0: any that is free) or {settings[0]}"
         ) from error

@@ -20,6 +20,9 @@ from pipeline.status.secret import token_in
 #: What the token is called in the daemon's folder.
 TOKEN = "token"  # noqa: S105  a file's name
 
+#: What its host and port are called in the configuration.
+_SETTINGS = ("daemon.page.host", "daemon.page.port")
+
 _PATIENCE_S = 3.0
 _ROOT = Path(__file__).parents[2]
 
@@ -84,7 +87,7 @@ class Page:
         self._end()
         token_in(self._token_file)  # what is wrong with it is said here
         if self._listener is None:
-            self._listener = Listener.at(self._config.host, self._config.port)
+            self._listener = Listener.at(self._config.host, self._config.port, _SETTINGS)
         descriptor = self._listener.socket.fileno()
         what = ["-P", "-m", "pipeline.status.serve", os.fspath(self._state), str(descriptor), self._listener.host]
         what += [os.fspath(self._token_file), "json" if self._as_json else "plain"]

@@ -146,9 +146,10 @@ def test_a_daemon_that_is_down(program: Program, state: Path, tmp_path: Path) ->
         assert (facts["up"], facts["state"], facts["counts"]["failed"]) == (False, "down", 6)
     (state / live.FILE).write_text("{")
     code, out, _ = program("status", "--state", state)
-    assert code == 3 and out.startswith("not running: there is nothing of a daemon in")
+    assert code == 3 and out.startswith("not running: no daemon is at work in")
     code, out, err = program("status", "--state", tmp_path / "nowhere")
-    assert (code, err) == (3, "") and len(out.splitlines()) <= 3 and "jobs" not in out
+    assert (code, err) == (3, "") and out.startswith("not running: there is nothing of a daemon in")
+    assert len(out.splitlines()) <= 3 and "jobs" not in out
 
 
 def test_a_daemon_of_another_user_counts(program: Program, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +211,8 @@ def test_a_damaged_table_is_said(program: Program, state: Path) -> None:
     assert code == 0 and str(FILE) in out.replace("\n", "") and "jobs:" not in out
     facts = as_json(program("status", "--state", state, "--json")[1])
     assert facts["trouble"] and facts["counts"] is None and facts["failures"] == []
+    code, _, err = program("jobs", "list", "--state", state)
+    assert code == 8 and the_error(err) == facts["trouble"] and "makes another one" in the_error(err)
 
 
 def test_the_address(program: Program, state: Path) -> None:
@@ -224,6 +227,14 @@ def test_the_address(program: Program, state: Path) -> None:
     (state / "token").write_text("a-b_c/&\n")
     assert program("status", "--state", state, "--url") == (0, "http://127.0.0.1:8385/?token=a-b_c%2F%26\n", "")
     assert as_json(program("status", "--state", state, "--url", "--json")[1])["url"].endswith("?token=a-b_c%2F%26")
+    settings = state.parent / "settings.yaml"
+    settings.write_text(f"daemon: {{state: {state.name}, page: {{token_file: elsewhere/token}}}}\n")
+    code, _, err = program("status", "-c", settings, "--url")
+    assert code == 3 and f"{state.parent / 'elsewhere/token'} cannot be read (no such file" in the_error(err)
+    (state.parent / "elsewhere").mkdir()
+    (state.parent / "elsewhere/token").write_text("another\n")
+    assert program("status", "-c", settings, "--url")[1] == "http://127.0.0.1:8385/?token=another\n"
+    assert program("status", "-c", settings, "--state", state, "--url")[1].endswith("another\n")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "x"])

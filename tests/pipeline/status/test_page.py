@@ -169,7 +169,7 @@ def test_ports() -> None:
 def test_where_it_cannot_start(state: states.State) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         page = Page(state.folder, PageConfig(port=taken.getsockname()[1]))
-        with pytest.raises(ConfigError, match="Address already in use"):
+        with pytest.raises(ConfigError, match=r"Address already in use.*choose another daemon\.page\.port"):
             page.start()
     assert not page.alive()
     page.start()

@@ -41,7 +41,7 @@ def test_tokens_are_long_and_new() -> None:
 def test_a_port_that_is_taken() -> None:
     with (
         Server(APP, Listener.at("127.0.0.1", 0)) as first,
-        pytest.raises(ConfigError, match=rf"port {first.port} \(Address already in use\)"),
+        pytest.raises(ConfigError, match=rf"port {first.port} \(Address already in use\); choose another --port"),
     ):
         Listener.at("127.0.0.1", first.port)
 
