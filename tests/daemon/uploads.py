@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import av
 import numpy as np
 
 from pipeline import live, result
+from pipeline.errors import TableError
 from pipeline.jobs import FILE, Entry, State, Table
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Picture
@@ -137,19 +140,25 @@ class Uploads:
 
     def jobs(self) -> list[Entry]:
         """All rows, the oldest first; none where there is no table yet."""
-        path = self.at("state") / FILE
-        if not path.exists():
-            return []
-        with Table.looking(path) as table:
-            return table.listing(limit=1 << 20)[::-1]
+        with self._table() as table:
+            return table.listing(limit=1 << 20)[::-1] if table is not None else []
 
     def counts(self) -> Counter[State]:
         """How many rows there are in each state."""
-        path = self.at("state") / FILE
-        if not path.exists():
-            return Counter()
-        with Table.looking(path) as table:
-            return Counter(table.counts())
+        with self._table() as table:
+            return Counter(table.counts() if table is not None else {})
+
+    @contextmanager
+    def _table(self) -> Iterator[Table | None]:
+        """None where it is not there, or being made."""
+        try:
+            table = Table.looking(self.at("state") / FILE)
+        except TableError as error:
+            assert error.errno == errno.ENOENT, error
+            yield None
+            return
+        with table:
+            yield table
 
     def wait(self, until: Callable[[], bool], patience_s: float = 60.0, every_s: float = 0.1) -> None:
         """Waits, as long as the daemon runs."""
