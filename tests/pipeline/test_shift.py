@@ -47,7 +47,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr("pipeline.shift._TICK_S", 0.1)
     house = House(tmp_path)
     for folder in (house.config.state, house.config.work_folder):
         folder.mkdir(parents=True)
