@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -41,6 +42,9 @@ _FILE = "checkpoint.json"
 _REPORTS = "reports.json"
 _VERSION = 1
 _LONGEST = 16 << 20
+
+#: What comes out of the reader of an archive that is none, or not the one that was written; besides ValueError.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, EOFError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ def load_state(work: str, stage: str, at: int) -> tuple[int, dict[str, NDArray[A
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return int(arrays.pop("first")), arrays
-    except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import checkpoints
@@ -159,6 +159,8 @@ def test_settling_syncs_states_and_the_folder(tmp_path: Path, monkeypatch: pytes
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 800), flip=st.integers(0, 799), shorten=st.booleans())
+@example(cut=0, flip=540, shorten=False)  # of another version of the format
+@example(cut=0, flip=542, shorten=False)  # compressed in a way that nobody knows
 def test_a_damaged_state_is_a_value_error(cut: int, flip: int, shorten: bool, tmp_path: Path) -> None:
     checkpoints.save_state(str(tmp_path), "align", 4, 2, {"tracks": np.arange(12.0)})
     path = tmp_path / "state.align.000000004.npz"
