@@ -37,6 +37,17 @@ def partial_path(target: str, job: int, pid: int = 0) -> str:
     return str(place.with_name(f".{kept}{tail}"))
 
 
+def write(partial: str, content: bytes) -> None:
+    """Makes a partial file; what is there goes first. Raises OSError.
+
+    Its name can be foretold, and its folder may be open to others, who may have put a link there that leads elsewhere.
+    """
+    discard(partial)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
 def take_over(partial: str, own: str, target: str) -> None:
     """Renames another process's partial file to one of this process's. Raises PublishError: it is not there."""
     try:

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline import publish
+from pipeline.originals import open_regular
 from pipeline.publish import NAME_MAX
 from pipeline.specs import Outcome
 from pipeline.types import Clip, Report
@@ -95,15 +97,13 @@ def sha256(path: str, alive: Callable[[], None]) -> str:
 
 def write(path: str, report: Mapping[str, Any]) -> None:
     """Writes a report; it is not synced. Raises OSError."""
-    Path(path).write_bytes(json.dumps(report, indent=1).encode())
+    publish.write(path, json.dumps(report, indent=1).encode())
 
 
 def read(path: Path) -> dict[str, Any] | None:
     """A report that `write` wrote; None where there is none, or something else."""
     try:
-        if not path.is_file():  # a pipe of that name would keep us waiting
-            return None
-        with path.open("rb") as file:
+        with open_regular(path) as file:  # a pipe of that name would keep us waiting
             found = json.loads(file.read(_LONGEST))
     except (OSError, ValueError, RecursionError):
         return None

@@ -20,7 +20,7 @@ from pipeline import result
 from pipeline.inbox import WatchConfig
 from pipeline.jobs import Entry
 from pipeline.originals import digest, mark_of, never, open_regular, put_away
-from pipeline.publish import discard, partial_path, publish
+from pipeline.publish import discard, partial_path, publish, write
 from pipeline.retries import died
 from pipeline.specs import Failure, Outcome
 
@@ -131,7 +131,7 @@ def _versions() -> dict[str, str]:
 def _replace(path: Path, facts: Mapping[str, Any], job: int) -> None:
     partial = partial_path(str(path), job)
     try:
-        Path(partial).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
+        write(partial, json.dumps(facts, indent=1).encode() + b"\n")
         publish(partial, str(path))
     except OSError:
         with suppress(OSError):

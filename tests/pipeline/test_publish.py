@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import result
 from pipeline.errors import PublishError
-from pipeline.publish import discard, partial_path, publish, sweep, take_over
+from pipeline.publish import discard, partial_path, publish, sweep, take_over, write
 
 NAMES = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=200
@@ -162,3 +162,22 @@ def test_sweep_removes_what_the_dead_left_and_nothing_else(tmp_path: Path) -> No
     (tmp_path / f".folder.{dead.pid}-1.part").mkdir()
     assert sorted(sweep(str(tmp_path))) == sorted(stale)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*keep, f".folder.{dead.pid}-1.part"])
+
+
+@pytest.mark.parametrize("there", ["link", "hard link", "dangling", "pipe", "nothing"])
+def test_a_partial_file_leads_nowhere_else(tmp_path: Path, there: str) -> None:
+    """Others may write into the folder, and know what it will be called."""
+    precious, partial = tmp_path / "precious", Path(partial_path(str(tmp_path / "a.json"), 7))
+    precious.write_bytes(b"as it was")
+    match there:
+        case "link":
+            partial.symlink_to(precious)
+        case "hard link":
+            partial.hardlink_to(precious)
+        case "dangling":
+            partial.symlink_to(tmp_path / "new")
+        case "pipe":
+            os.mkfifo(partial)
+    write(str(partial), b"content")
+    assert precious.read_bytes() == b"as it was" and not (tmp_path / "new").exists()
+    assert partial.read_bytes() == b"content" and not partial.is_symlink()

@@ -69,6 +69,13 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_bytes()) == told
 
 
+def test_it_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"as it was")
+    (tmp_path / "a.json").symlink_to(tmp_path / "precious")
+    result.write(str(tmp_path / "a.json"), {"version": 1})
+    assert (tmp_path / "precious").read_bytes() == b"as it was" and result.read(tmp_path / "a.json") == {"version": 1}
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 2}', b"{", b"\xff", b"[" * 100_000])
 def test_other_files_are_no_reports(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(content)

@@ -21,6 +21,7 @@ from pipeline.errors import PublishError
 from pipeline.inbox import WatchConfig
 from pipeline.jobs import Entry, State
 from pipeline.originals import mark_of
+from pipeline.publish import partial_path
 from pipeline.set_aside import add_digest, read_reason, reason_path, write_reason
 from pipeline.specs import Failure, Outcome
 from pipeline.types import Job
@@ -251,3 +252,12 @@ def test_nothing_heavy_is_loaded_for_it() -> None:
 def test_reasons_are_plain_ascii(path: Path, entry: Entry) -> None:
     write_reason(path, entry, "é\udcff", None, [])
     assert json.loads(path.read_bytes().decode("ascii"))["source"] == entry.source
+
+
+def test_it_is_not_written_through_a_link(path: Path, entry: Entry, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"as it was")
+    path.parent.mkdir(parents=True)
+    Path(partial_path(str(path), entry.id)).symlink_to(precious)
+    write_reason(path, entry, "refused", None, [])
+    assert precious.read_bytes() == b"as it was" and read_reason(path) is not None
