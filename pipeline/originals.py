@@ -113,7 +113,7 @@ def _moved(source: Path, wanted: Path, mark: Mark, stop: Callable[[], bool]) -> 
 def _copied(source: Path, wanted: Path, mark: Mark, stop: Callable[[], bool]) -> Path:
     partial = Path(partial_path(str(wanted), 0))
     try:
-        _copy(source, partial, stop)
+        _copy(source, partial, mark, stop)
         if _mark_of(source) != mark:
             raise _changed()
         where = _named(partial, wanted)
@@ -148,7 +148,10 @@ def _changed() -> OSError:
 
 
 def _mark_of(path: Path) -> Mark:
-    status = path.lstat()
+    return _mark(path.lstat())
+
+
+def _mark(status: os.stat_result) -> Mark:
     return Mark(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
@@ -221,11 +224,13 @@ def _cut(name: bytes, length: int) -> str:
     return os.fsdecode(name[:length])
 
 
-def _copy(source: Path, copy: Path, stop: Callable[[], bool]) -> None:
+def _copy(source: Path, copy: Path, mark: Mark, stop: Callable[[], bool]) -> None:
     """Copies content, permissions and dates; returns when the copy is on the disk and has been read back."""
     discard(str(copy))
     sent = hashlib.sha256()
-    with open_regular(source) as file, copy.open("xb") as out:
+    with open_regular(source, os.O_NOFOLLOW) as file, copy.open("xb") as out:
+        if _mark(os.fstat(file.fileno())) != mark:  # whatever lies there by now is not what was to be moved
+            raise _changed()
         for piece in _pieces(file, stop):
             sent.update(piece)
             out.write(piece)

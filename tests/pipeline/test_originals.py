@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,40 @@ def test_what_comes_while_a_copy_gets_its_name_is_not_removed(
         put_away(source, inbox, done)
     assert source.read_bytes() == b"new"
     assert files(inbox) == ["day 1/a.mp4"] and files(done) == []
+
+
+@pytest.mark.parametrize("how", ["link", "folder"])
+def test_no_other_file_is_copied(inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Somebody who may write into the inbox, but not read what the daemon may, puts a link in the clip's place."""
+    source, done = inbox / "day 1" / "a.mp4", tmp_path / "done"
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "a.mp4").write_bytes(b"secret!")
+    mark = originals._mark_of(source)
+    copied: list[bytes] = []
+    real = originals.open_regular
+
+    def swapped(path: Path, flags: int = 0) -> BinaryIO:
+        """The link is there in just the moment in which the file is opened."""
+        if path != source:
+            return real(path, flags)
+        place = source if how == "link" else source.parent
+        place.rename(tmp_path / "kept")
+        place.symlink_to(tmp_path / "private" / ("a.mp4" if how == "link" else ""))
+        try:
+            return real(path, flags)
+        finally:
+            place.unlink()
+            (tmp_path / "kept").rename(place)
+
+    def on(file: Path, where: Path) -> None:
+        if done in file.parents:
+            copied.append(file.read_bytes())
+
+    monkeypatch.setattr(originals, "_renamed", Elsewhere(done, on))
+    monkeypatch.setattr(originals, "open_regular", swapped)
+    with pytest.raises(PublishError, match="cannot be moved"):
+        put_away(source, inbox, done, mark)
+    assert source.read_bytes() == CONTENT and files(done) == [] and not copied
 
 
 def test_a_copy_that_reads_back_differently_is_none(
