@@ -182,6 +182,8 @@ def _matroska(file: _File) -> str:
     at, seen = 0, set[bytes]()
     while at < file.size:
         head = file.at(at, 12)
+        if not head:
+            return "it has been cut short a moment ago"
         id_length = 9 - head[0].bit_length()
         body = head[id_length:]
         if head[0] < 0x10 or (body and body[0] == 0):

@@ -207,6 +207,25 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], tuple
     return look
 
 
+@pytest.mark.parametrize("name", sorted(_KINDS))
+def test_a_file_that_is_cut_short_while_one_looks(
+    name: str, clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pread = tmp_path / "a", os.pread
+    for kept in range(4):
+        file.write_bytes(clips[name])
+        left = [kept]
+
+        def cutting(descriptor: int, length: int, at: int, left: list[int] = left) -> bytes:
+            if not left[0]:
+                os.truncate(file, 0)
+            left[0] -= 1
+            return pread(descriptor, length, at)
+
+        monkeypatch.setattr(complete.os, "pread", cutting)
+        assert isinstance(fault(file), str)
+
+
 _MAGIC = [
     *(b"\0\0\0\x08ftyp", b"\x1a\x45\xdf\xa3\x80", b"RIFF\0\0\0\0AVI ", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"FLV\x01"),
     *(
