@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from pipeline import result
 from pipeline.errors import UnderstudyError
 from pipeline.jobs import Entry, Mark, State, Table
+from pipeline.originals import open_regular
 from pipeline.set_aside import read_reason
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 _DIGEST = re.compile("[0-9a-f]{64}|")
 _AT_ONCE = 500
 _SAY_S = 5.0
-_LONGEST_TEXT = 4000
+_LONGEST_TEXT, _LONGEST_NAME = 4000, 100
 _CHUNK_NBYTES = 1 << 20
 
 
@@ -161,10 +162,17 @@ def _failed(entry: Entry, path: Path, going_on: Callable[[], bool]) -> Entry | N
         return None
     if not claim.is_of(entry, going_on):
         return None
-    failure = {name: note.get(name) for name in ("error", "stage", "frame") if isinstance(note.get(name), str | int)}
+    failure = _named(note)
     return replace(
         entry, id=claim.job, state=State.FAILED, reason=reason, failure=failure, ended=written.mtime_ns / 1e9
     )
+
+
+def _named(note: Mapping[str, Any]) -> dict[str, str | int]:
+    """What a note says of where it happened, as far as that is anything we would say."""
+    texts = {name: note[name][:_LONGEST_NAME] for name in ("error", "stage") if isinstance(note.get(name), str)}
+    frame = note.get("frame")
+    return {**texts, "frame": frame} if isinstance(frame, int) and 0 <= frame < 2**63 else texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +239,7 @@ def _sha256(path: Path, going_on: Callable[[], bool]) -> str | None:
     """None where it cannot be read, or nobody wants to know any more."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             while data := file.read(_CHUNK_NBYTES):
                 digest.update(data)
                 if not going_on():

@@ -201,6 +201,13 @@ def test_notes_are_not_trusted_either(tmp_path: Path, place: Place, size: object
     assert rebuilt(tmp_path, place)[1] == {}
 
 
+def test_what_a_note_says_is_no_longer_than_what_we_say(tmp_path: Path, place: Place) -> None:
+    source = clip(place, "a.mp4")
+    note(place, source, stage="s" * 10**6, error=["x"], frame=10**50)
+    (entry,) = rebuilt(tmp_path, place)[1].values()
+    assert entry.failure == {"stage": "s" * 100}
+
+
 def test_a_path_with_a_zero_in_it(tmp_path: Path, place: Place) -> None:
     source = clip(place, "a.mp4")
     target = publish(place, source)
