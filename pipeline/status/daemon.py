@@ -76,7 +76,13 @@ class _Page:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        filters = {"inside": _inside, "iso": _iso, "name": _name, "pretty": _pretty, "why": _why}
+        filters: Mapping[str, Callable[..., str]] = {
+            "inside": _inside,
+            "iso": _iso,
+            "name": _name,
+            "pretty": _pretty,
+            "why": _why,
+        }
         self._templates = pages.environment(filters)
 
     def overview(self, request: Request) -> Response:
