@@ -21,7 +21,10 @@ from pipeline.types import Clip, Report
 
 SUFFIX = ".json"
 _VERSION = 1
-_LONGEST = 16 << 20
+
+#: Of a report that is read: far more bytes, and things within things, than any of ours has.
+_LONGEST, _DEEPEST = 4 << 20, 20
+
 _CHUNK_NBYTES = 1 << 20
 
 #: What the job's `about` says that is passed on as it is.
@@ -107,7 +110,17 @@ def read(path: Path) -> dict[str, Any] | None:
             found = json.loads(file.read(_LONGEST))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and found.get("version") == _VERSION else None
+    is_ours = isinstance(found, dict) and found.get("version") == _VERSION and _is_shallow(found, _DEEPEST)
+    return found if is_ours else None
+
+
+def _is_shallow(value: object, left: int) -> bool:
+    """Whether there are no more than so many things within things: written out again they would take any room."""
+    if not isinstance(value, dict | list):
+        return True
+    return left > 0 and all(
+        _is_shallow(each, left - 1) for each in (value.values() if isinstance(value, dict) else value)
+    )
 
 
 def _count(reports: Mapping[str, Report], stage: str, name: str) -> int:

@@ -40,6 +40,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _PRIORITY = re.compile(r"-?[0-9]{1,7}", re.ASCII)
 _QUEUE, _TROUBLES, _NEWEST, _PAGE = 100, 20, 12, 48  # how many are shown
 _LONGEST = 200  # characters that are searched for
+_SHOWN = 100_000  # of a report, or of a failure
 
 #: Pictures may be kept, but are asked about each time.
 _KEPT = {"Cache-Control": "private, no-cache"}
@@ -291,5 +292,10 @@ def _iso(seconds: float) -> str:
 
 
 def _pretty(content: object) -> Markup:
-    """JSON on many lines; in ASCII, so it is safe to print as it is."""
-    return escape(json.dumps(content, indent=2))
+    """JSON on many lines, as many as anybody reads; in ASCII, so it is safe to print as it is."""
+    text = ""
+    for piece in json.JSONEncoder(indent=2).iterencode(content):
+        text += piece
+        if len(text) > _SHOWN:
+            return escape(f"{text[:_SHOWN]}\n...")
+    return escape(text)

@@ -76,7 +76,18 @@ def test_it_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_bytes() == b"as it was" and result.read(tmp_path / "a.json") == {"version": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 2}', b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"version": 2}',
+        b'{"version": 1, "x": ' + b"[" * 25 + b"]" * 25 + b"}",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
 def test_other_files_are_no_reports(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(content)
     assert result.read(tmp_path / "a.json") is None

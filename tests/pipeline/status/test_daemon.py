@@ -221,6 +221,15 @@ def test_what_is_told_of_a_failure_by_a_table_that_was_rebuilt(server: Server, s
     assert "InputError" in text and "history is no clip Try again" in text, "the name stands above"
 
 
+def test_a_report_that_is_large_is_not_shown_to_its_end(server: Server, state: states.State) -> None:
+    entry = state.done("a.mp4")
+    report = {"version": 1, "first": 1, "many": [0] * 1_000_000, "last": 1}
+    result.path_for(entry.target).write_text(json.dumps(report, separators=(",", ":")))
+    answer = ask_in(server, f"/jobs/{entry.id}")
+    assert answer.status == 200 and len(answer.body) < 200_000
+    assert "first" in answer.text and "last&#34;" not in answer.text
+
+
 def test_clips_that_come_next_are_at_work_too(server: Server, state: states.State) -> None:
     """An engine takes more than one clip, and is at the first."""
     first, second, third = (state.begin(f"{name}{states.HTML}") for name in "abc")
