@@ -187,13 +187,13 @@ def test_a_service_through_its_day(program: Program, model: Path, face_clip: Pat
         Path(folder).mkdir()
     configure(model, "[{in: in, out: out, settle_s: 0}]", checkpoint_s=0.5)
     long = Path("long.mp4")
-    with av.open(str(face_clip)) as source, av.open(str(long), "w") as out:
+    with av.open(str(face_clip)) as source, av.open(str(long), "w") as made:
         pictures = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
-        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream = made.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
         for index in range(200):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(pictures[index % 8], format="rgb24")))
-        out.mux(stream.encode(None))
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(pictures[index % 8], format="rgb24")))
+        made.mux(stream.encode(None))
     with service() as process:
         wait(up)
         Path("in/a.mp4").write_bytes(face_clip.read_bytes())

@@ -25,7 +25,7 @@ from pipeline.retries import RetryConfig
 from pipeline.rows import State
 from pipeline.set_aside import read_reason
 from pipeline.shift import Shift
-from tests.pipeline.fake_engine import NO_SPACE, Die, FakeEngine, House, Make, crash, fail, made_of
+from tests.pipeline.fake_engine import NO_SPACE, Act, Die, FakeEngine, House, Make, crash, fail, made_of
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_an_engine_that_cannot_start_blocks_its_own_clips_alone(house: House) ->
     assert {name: state for name, state in house.states().items() if name < "b"} == {
         f"a{number}.mp4": "blocked" for number in range(4)
     }
-    assert [entry.state for entry in house.entries()].count("done") == 4
+    assert [entry.state for entry in house.entries()].count(State.DONE) == 4
     assert house.failed == 4 and len(house.shop.engines) == 2, "it is tried once, and all are told"
     assert len(logged(house, "blocked: the model is damaged")) == 4
     house.shop.starts["a"].clear()
@@ -520,7 +520,7 @@ def test_a_retried_clip_does_not_take_anothers_name(house: House) -> None:
 
 @pytest.mark.parametrize("on_done", ["move", "delete"])
 def test_originals_are_put_away(house: House, on_done: str) -> None:
-    done = {"done": house.place / "done"} if on_done == "move" else {}
+    done: dict[str, Any] = {"done": house.place / "done"} if on_done == "move" else {}
     house.watch(on_done=on_done, **done)
     house.drop("sub/a.mp4", b"one")
     house.once()
@@ -677,10 +677,9 @@ def test_stops_at_any_moment(house: House, seed: int) -> None:
     house.shop.takes_s = 0.03
     house.watch("other", key="b")
     names = [f"{number}.mp4" for number in range(12)]
+    acts: list[Act] = [Make(), crash(), fail("PublishError", 5), Die(UnderstudyError("as told"))]
     for name in names:
-        house.shop.script(
-            name, *chance.choices([Make(), crash(), fail("PublishError", 5), Die(UnderstudyError("x"))], k=1)
-        )
+        house.shop.script(name, chance.choice(acts))
         house.drop(name, folder=chance.choice(["in", "other"]))
     for _ in range(60):
         with house.running():
@@ -878,7 +877,12 @@ def test_it_rests_when_there_is_nothing_to_do(house: House, monkeypatch: pytest.
     monkeypatch.setattr("pipeline.shift._TICK_S", 1.0)
     turns: list[float] = []
     turn = Shift.turn
-    monkeypatch.setattr(Shift, "turn", lambda self: (turns.append(time.monotonic()), turn(self))[1])
+
+    def counted(self: Shift) -> None:
+        turns.append(time.monotonic())
+        turn(self)
+
+    monkeypatch.setattr(Shift, "turn", counted)
     for number in range(5):
         house.drop(f"{number}.mp4")
     house.shop.script("4.mp4", fail("InputError"))
@@ -935,7 +939,7 @@ def test_anything_at_any_moment(house: House, seed: int) -> None:
     house.watch("other", key="b")
     house.set(engines=chance.choice([1, 2]))
     house.shop.takes_s = 0.01
-    acts = [Make(), Make(), crash(), fail("PublishError", 5), Die(UnderstudyError("as told"))]
+    acts: list[Act] = [Make(), Make(), crash(), fail("PublishError", 5), Die(UnderstudyError("as told"))]
     for name in names:
         house.shop.script(name, *chance.choices(acts, k=12))
     for _ in range(6):

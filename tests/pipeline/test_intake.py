@@ -65,8 +65,8 @@ class Scene:
         setup = Setup(DaemonConfig(state=self.place / "state"), (self.folder,))
         self.intake = Intake(setup, self.table, self.wake, self.refused.append)
         self.intake.begin()
-        (self.lookout,) = self.intake._lookouts.values()
-        assert isinstance(self.lookout, Lookout)
+        (lookout,) = self.intake._lookouts.values()
+        self.lookout: Any = lookout
 
     def wake(self) -> None:
         self.woken += 1

@@ -148,9 +148,12 @@ def test_a_table_that_takes_nothing_for_a_while(
     scene.shift.begin()
     troubles = set()
     wanted = {"a.mp4": "done", "b.mp4": "failed" if move == "fail" else "done", "c.mp4": "done"}
-    while scene.states() != wanted:
-        scene.shift.turn()
+
+    def settled() -> bool:
         troubles.add(scene.shift.trouble)
+        return scene.states() == wanted
+
+    scene.turn_until(settled)
     assert troubles == {"", "the disk is full"} and len(scene.told) == 3
     house.check(outputs=list(wanted.values()).count("done"))
 
@@ -211,23 +214,41 @@ def test_a_wish_is_said_again_until_it_is_heard(scene: Scene, monkeypatch: pytes
     scene.turn_until(lambda: scene.all_are("cancelled"))
 
 
+def test_what_was_replaced_is_looked_at_when_its_lane_has_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the job that ran is wanted no more: what lies there now is another clip."""
+    scene.house.shop.script("a.mp4", Make(threading.Event()))
+    scene.house.drop("a.mp4", b"old")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.house.shop.begun)
+    (lane,) = scene.shift.lanes.all
+    monkeypatch.setattr(lane, "cancel", lambda job: None)
+    scene.house.drop("a.mp4", b"another")
+    time.sleep(0.3)
+    scene.shift.turn()
+    with Table.open(scene.table.path) as other:
+        other.withdraw(1, 0.0)
+    lane.stop()
+    scene.turn_until(lambda: [entry.state for entry in scene.table.listing()] == ["done", "cancelled"])
+
+
 def test_a_change_that_cannot_be_made_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     house = scene.house
     scene.shift.begin()
     house.watch("other")
     other = house.folders["other"]
     broken = replace(other, station=failing(1, WeightsError("no model"), other.station))
-    for change in (replace(house.read(), folders=(*house.read().folders[:1], broken)), None):
-        if change is None:
+    bad = replace(house.read(), folders=(*house.read().folders[:1], broken))
+    house.drop("b.mp4", folder="other")
+    for name, change in (("a.mp4", bad), ("c.mp4", house.read())):
+        if change is not bad:
             monkeypatch.setattr(scene.table, "known", failing(1, full_disk(), scene.table.known))
-            change = house.read()
         with pytest.raises(UnderstudyError):
             scene.shift.change(change)
-        house.drop("a.mp4", bytes(str(change is None), "ascii") + str(time.monotonic()).encode())
-        house.drop("b.mp4", folder="other")
-        scene.turn_until(lambda: scene.all_are("done"))
+        house.drop(name)
+        scene.turn_until(lambda name=name: scene.states().get(name) == "done")  # type: ignore[misc]
         assert "b.mp4" not in scene.states()
-    for key, value in (("engines", 5), ("work", house.place / "w"), ("devices", ("x",))):
+    fixed: dict[str, Any] = {"engines": 5, "work": house.place / "w", "devices": ("x",)}
+    for key, value in fixed.items():
         with pytest.raises(ConfigError, match=f"daemon.{key} can only be changed by a restart"):
             scene.shift.change(replace(house.read(), config=replace(house.config, **{key: value})))
     scene.shift.change(house.read())
