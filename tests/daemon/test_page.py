@@ -349,6 +349,7 @@ STRANGE = (
 )
 
 
+@pytest.mark.slow  # in short: tests/pipeline/status/test_browser.py
 def test_names_are_only_text_in_a_browser(clip: Path, long_clip: Path, tmp_path: Path) -> None:
     """Clips that are done, that failed, that are at work and that wait, all with names that somebody has thought of."""
     place = Place(tmp_path / "place", settings=settings(), command=COMMAND)
