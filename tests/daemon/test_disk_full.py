@@ -129,6 +129,7 @@ SAID = r"the {0} folder .* has .* left and needs|{0}/jobs\.sqlite cannot be writ
 def test_a_full_disk(rounds: int, apart: Apart, clip: bytes) -> None:
     """Each of them in turn, while clips are made. Nothing fails, and no attempt counts."""
     chance = random.Random(rounds)
+    check_start(apart)
     apart.start()
     whole: dict[str, bytes] = {}
     for turn in range(rounds):
@@ -153,22 +154,18 @@ def test_a_full_disk(rounds: int, apart: Apart, clip: bytes) -> None:
     assert apart.published() == list(range(1, len(whole) + 1))
 
 
-def test_a_state_folder_that_is_full_at_the_start(apart: Apart, clip: bytes) -> None:
-    """It says so and ends, for a service manager to start it again; nothing that it leaves stands in the way then."""
+def check_start(apart: Apart) -> None:
+    """Where it cannot begin it says so and ends, for a service manager to start it again."""
     ballast = fill(apart.at("state"))
-    whole = drop(apart, ["a.mp4"], clip)
     apart.start()
     assert apart.ended() == TableError.exit_code
     said = [line for line in apart.said().splitlines() if "error" in line]
     assert [line.rpartition("jobs.sqlite ")[2] for line in said] == ["cannot be written: the disk is full"]
     assert "Traceback" not in apart.said()
     ballast.unlink()
-    apart.start()
-    apart.wait(lambda: apart.done(1))
-    apart.stop()
-    apart.check(whole, FRAMES)
 
 
+@pytest.mark.slow
 def test_an_out_folder_that_cannot_be_written_to_or_goes_away(apart: Apart, clip: bytes) -> None:
     """What is read-only is waited for; what is not there is made, and what had gone with it is not made again."""
     apart.start()

@@ -169,7 +169,7 @@ ABOUT = ("{}.txt", "{}.jpg", ".{}.mp4", "{}.mp4.part", "{}.nfo", "._{}.mp4", "{}
 
 
 @pytest.mark.parametrize(
-    ("names", "clips_among"), [(2000, 30), pytest.param(20_000, 300, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("names", "clips_among"), [(2000, 15), pytest.param(20_000, 300, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_names_that_came_while_nobody_looked(
     names: int, clips_among: int, uploads: Uploads, clips: dict[str, bytes]
