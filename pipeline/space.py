@@ -55,6 +55,7 @@ class Space:
         self._lacking: set[str] = set()  # of what there was too little when it was last asked
         self._refused = ("", -_WAIT_S)
         self._rooms: dict[Path, int] = {}  # what was free when that was said
+        self._disks: dict[Path, int] = {}  # on which each lay when it was first seen
 
     def short(self) -> str:
         """Which place has too little room, how much it has and how much it needs, in a sentence; empty: all is well.
@@ -84,6 +85,8 @@ class Space:
             room, files = free_bytes(path), free_files(path)
             if _room(path).f_flag & os.ST_RDONLY:
                 return "lies on a disk that is read-only; once it can be written to again, work goes on by itself"
+            if (disk := _disk(path)) is not None and self._disks.setdefault(path, disk) != disk:
+                return "is not on the disk that it was on; mount that again, and work goes on by itself, or restart"
         except OSError as error:
             return f"cannot be reached: {(error.strerror or str(error)).lower()}"
         if least := self._wanted(f"bytes of {name}", room, self._least_bytes):
@@ -101,6 +104,14 @@ class Space:
             return 0
         self._lacking.add(what)
         return enough
+
+
+def _disk(path: Path) -> int | None:
+    """What tells the file system there from others; None where there is no such folder. Raises OSError."""
+    try:
+        return os.stat(path).st_dev  # noqa: PTH116  # as statvfs above
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _free(path: Path) -> int:

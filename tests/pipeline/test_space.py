@@ -194,3 +194,22 @@ def test_a_small_disk_fills_up_and_is_cleared(small: Path) -> None:
         (small / str(number)).touch()
     assert (free_files(small) or 0) < 256
     assert "has room for" in space.short()
+
+
+def test_a_place_that_is_unmounted_is_not_written_underneath(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: disk.statvfs(Path("/out")))
+    mounted = {"device": 7}
+    real = os.stat
+
+    def stat(path: Path) -> object:
+        return SimpleNamespace(st_dev=mounted["device"]) if path == tmp_path else real(path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    space = Space({"the out folder": tmp_path}, MB, lambda: disk.now)
+    assert space.short() == ""
+    mounted["device"] = 1  # what lies below the place where it was mounted
+    assert space.short().startswith(f"the out folder {tmp_path} is not on the disk that it was on; mount that again")
+    mounted["device"] = 7
+    assert space.short() == ""
