@@ -157,6 +157,7 @@ class _Kept:
         self._enabled = enabled
         self._due = 0.0
         self._wait_s = _AGAIN_S
+        self._trouble = ""
 
     def mend(self) -> str:
         """Starts it where it does not run, and not too often; its address, without the token."""
@@ -176,8 +177,11 @@ class _Kept:
         try:
             self._page.start()
         except UnderstudyError as error:
-            _log.error("there is no page now: %s", error)
+            if str(error) != self._trouble:  # it is tried again each minute
+                _log.error("there is no page now: %s", error)
+            self._trouble = str(error)
             return
+        self._trouble = ""
         if first:
             _log.info(
                 "the page is at %s; `understudy status --url` gives the address that lets you in", self._page.address

@@ -193,4 +193,5 @@ def _published(order: Finish) -> Outcome:
     with suppress(OSError):
         sync(str(Path(order.clip.target).parent))
     told = result.read(result.path_for(order.clip.target)) if order.about.get("report") else None
-    return order.outcome if told is None else replace(order.outcome, reports=told["reports"])
+    reports = told.get("reports") if told is not None else None
+    return replace(order.outcome, reports=reports) if isinstance(reports, dict) else order.outcome

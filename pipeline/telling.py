@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -53,19 +53,20 @@ class Teller:
             number: speed for number, speed in self._speeds.items() if any(number == r.job for r in running)
         }
         state = "draining" if draining else "paused" if reason else "running"
+        shown = lanes.shown
         told = live.Live(
             pid=os.getpid(),
             version=self.version,
             started=self._started,
             time=time.time(),
             state=state,
-            reason=reason or trouble,
-            ready=state == "running" and not trouble,
+            reason=reason or trouble or (next(iter(shown)).reason if _all_down(shown) else ""),
+            ready=state == "running" and not trouble and not _all_down(shown),
             web=web,
             watched=self._work,
             sheets=str((self._state / "sheets").absolute()),
             folders=folders,
-            lanes=lanes.shown,
+            lanes=shown,
             running=running,
         )
         try:
@@ -120,6 +121,11 @@ class Teller:
         return live.Running(
             number, source, target, step, frame, frames, round(fps, 2), eta_s, round(seconds, 1), preview
         )
+
+
+def _all_down(lanes: Sequence[live.Lane]) -> bool:
+    """Whether there were engines, and none of them runs any more."""
+    return bool(lanes) and all(lane.state == "down" for lane in lanes)
 
 
 class _Speed:

@@ -6,6 +6,7 @@ packet (`streams.py`). Where the video's packets come from, an encoder or segmen
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from stages.streams import Company
 #: How much FFmpeg gathers before it writes; a packet's end is written at once (`flush_packets`). Python's own buffer is
 #: only there because it, unlike a raw file, writes all it is given or raises.
 _WRITE_NBYTES, _PYTHON_NBYTES = 1 << 18, 16
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, but not through a link that somebody may have put there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 class Output:
@@ -35,7 +41,7 @@ class Output:
         self._company = Company(clip)
         try:
             # A file object, not a path: FFmpeg would leave its own descriptor open when a header is refused.
-            self._file = open(clip.partial, "wb", buffering=_PYTHON_NBYTES)  # noqa: SIM115, PTH123  closed by `close`
+            self._file = open(clip.partial, "wb", _PYTHON_NBYTES, opener=_no_link)  # noqa: SIM115  see `close`
         except OSError as error:
             self._company.close()
             raise unwritten(clip.target, error) from error
