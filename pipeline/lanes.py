@@ -192,6 +192,7 @@ class Lane:
         try:
             if not self._stopping.is_set():  # or that was said before there was anybody to say it to
                 engine.start()
+            self.now = Now(engine.stats())
             while not self._stopping.is_set():
                 self.state = "ready" if engine.busy else "resting"
                 self._obey(engine)
@@ -235,9 +236,10 @@ class _Shares:
     def take(self, stats: Sequence[StageStats], now: float) -> tuple[live.StageNow, ...]:
         """Shares of the time since the last look, if that is some time ago, else what was said then."""
         seconds = now - self._at
-        if seconds < 0.5 or len(stats) != len(self._stats):
-            if len(stats) != len(self._stats):
-                self._stats, self._at = stats, now
+        if len(stats) != len(self._stats):  # the first time, there is nothing to compare with
+            self._stats, self._at = stats, now
+            self._last = tuple(live.StageNow(stage.name, stage.workers, 0.0, 0.0, 0.0) for stage in stats)
+        if seconds < 0.5 or self._at == now:
             return self._last
         rows = shares(since(stats, self._stats), seconds)
         self._last = tuple(

@@ -219,6 +219,12 @@ def test_how_it_is_shown(yard: Yard) -> None:
     shown = lane.shown()
     assert (shown.model, shown.to, shown.device, shown.state) == ("model of a", "b", "cuda:1", "ready")
     assert shown.reason == "works with memory halved 2 times"
-    wait(lambda: bool(lane.shown().stages))
-    assert {stage.name for stage in lane.shown().stages} == {"decode", "encode"}
+    assert [(stage.name, stage.workers) for stage in lane.shown().stages] == [("decode", 1), ("encode", 1)]
     assert DEPTH == 3 and lane.room == 2
+
+
+def test_its_stages_are_shown_as_soon_as_it_has_loaded(yard: Yard) -> None:
+    """Whoever looks only when its state changes sees them, too."""
+    lane = yard.lane()
+    wait(lambda: lane.state == "resting")
+    assert [stage.name for stage in lane.shown().stages] == ["decode", "encode"]
