@@ -203,8 +203,8 @@ def test_a_place_that_is_unmounted_is_not_written_underneath(
     mounted = {"device": 7}
     real = os.stat
 
-    def stat(path: Path) -> object:
-        return SimpleNamespace(st_dev=mounted["device"]) if path == tmp_path else real(path)
+    def stat(path: Path, **more: bool) -> object:
+        return SimpleNamespace(st_dev=mounted["device"]) if path == tmp_path else real(path, **more)
 
     monkeypatch.setattr(os, "stat", stat)
     space = Space({"the out folder": tmp_path}, MB, lambda: disk.now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +126,17 @@ def test_a_folder_that_was_replaced_by_one_with_something_in_it_is_taken_for_it(
     assert names(found) == ["b.mp4"]
 
 
+class Moved:
+    """A file's status, but on another device. Whoever else asks meanwhile (tracebacks do) gets all that there is."""
+
+    def __init__(self, status: os.stat_result, device: int) -> None:
+        self._status = status
+        self.st_dev, self.st_ino = device, status.st_ino + 1000 * device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._status, name)
+
+
 def devices(monkeypatch: pytest.MonkeyPatch, numbers: dict[str, int]) -> None:
     """Has paths lie on other devices than they do."""
 
@@ -134,7 +144,7 @@ def devices(monkeypatch: pytest.MonkeyPatch, numbers: dict[str, int]) -> None:
         def stat(path: Any, **more: Any) -> Any:
             status = real(path, **more)
             number = numbers.get(os.path.normpath(path), status.st_dev)
-            return SimpleNamespace(st_dev=number, st_ino=status.st_ino + 1000 * number, st_mode=status.st_mode)
+            return Moved(status, number)
 
         return stat
 
