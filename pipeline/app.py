@@ -47,7 +47,7 @@ from stages import (
 
 #: Keys that the program fills in itself: they follow from the model.
 FIXED = (
-    *("swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add"),
+    *("decode.salt", "swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add"),
     *("publish.encode", "publish.sheets", "publish.sheets_kept"),
 )
 

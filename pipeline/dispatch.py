@@ -21,7 +21,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from pipeline import live
-from pipeline.errors import ConfigError, InputError, RequirementError, UnderstudyError, WeightsError
+from pipeline.errors import ConfigError, ConsentError, InputError, RequirementError, UnderstudyError, WeightsError
 from pipeline.jobs import Entry, State, Table
 from pipeline.lanes import Event, Lane, Station
 from pipeline.plan import make_folder
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 _HALVINGS = 3
 
 #: What of a model or a machine somebody has to mend before an engine can start.
-BLOCKING = (ConfigError, WeightsError, RequirementError)
+BLOCKING = (ConfigError, ConsentError, WeightsError, RequirementError)
 
 #: A job's work folder: its number and the digest of what shapes its result.
 _WORK = re.compile("([1-9][0-9]*)-[0-9a-f]{16}")

@@ -12,7 +12,8 @@
     ├── PublishError         6   the finished file could not be put in its place
     ├── RequirementError     7   something this machine lacks (see `understudy doctor`)
     ├── TableError           8   the daemon's table of jobs cannot be read or written
-    └── DeviceError          9   the GPU failed
+    ├── DeviceError          9   the GPU failed
+    └── ConsentError        10   whose face this is has not been agreed to, or not for this (see `understudy identity`)
 
 A message is one sentence for the person who has to act on it: what, where, what to do.
 Besides these the program exits with 130 after SIGINT, 143 after SIGTERM, and 141 (as `yes | head` does) when
@@ -88,3 +89,9 @@ class DeviceError(UnderstudyError, RuntimeError):
     """The GPU failed, and this process can use it no more: another one may."""
 
     exit_code = 9
+
+
+class ConsentError(UnderstudyError, PermissionError):
+    """A person's identity file is missing, forged, expired, revoked, or does not cover what is to be done."""
+
+    exit_code = 10

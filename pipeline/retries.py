@@ -3,7 +3,7 @@
     it was stopped, or the cause passes    again, after a while that doubles each time
     there is no room                       again when there is; that attempt does not count
     its process died of it                 again; after so many times the clip is set aside
-    somebody must do something             blocked: a model, a permission, a file that is in the way
+    somebody must do something             blocked: a consent, a model, a permission, a file that is in the way
     it will fail again just so             failed; what nobody has foreseen is tried a few times before
 
 Pure functions of what they are given: clocks are the caller's.
@@ -21,6 +21,7 @@ from pipeline import errors
 from pipeline.errors import (
     ChangedError,
     ConfigError,
+    ConsentError,
     DeviceError,
     InputError,
     PublishError,
@@ -140,7 +141,7 @@ def _judged(failure: Failure, kind: type[UnderstudyError], entry: Entry, config:
         return _again(entry, config, few if issubclass(kind, InputError) else config.attempts)
     if issubclass(kind, ResumeError):
         return _again(entry, config, few, afresh=True)
-    if issubclass(kind, WeightsError | RequirementError):
+    if issubclass(kind, WeightsError | RequirementError | ConsentError):
         return Verdict(Kind.BLOCKED)
     if issubclass(kind, PublishError):
         # without a number it was written, but is not what it should be: so may be the parts that it was made of

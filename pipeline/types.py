@@ -72,6 +72,9 @@ class Clip:
     A clip with a `work` folder is made in segments of `segment` frames. Of one that an earlier run began, that run has
     finished the first `kept` frames; this one's frame 0 is the file's frame `first`, and those before `kept` are made
     once more only so that the stages are in the state in which they were (`pipeline.checkpoints`).
+
+    `begins` is the presentation time of the file's first frame, in ticks, whatever this run's first is. `payload` is
+    what the invisible watermark says: 48 bits that follow from the clip and what is made of it; 0: nothing.
     """
 
     id: int
@@ -94,6 +97,8 @@ class Clip:
     segment: int = 0
     first: int = 0
     kept: int = 0
+    begins: int = 0
+    payload: int = 0
 
     @property
     def picture_nbytes(self) -> int:

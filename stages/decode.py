@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.pixels import PixelFormat
 from pipeline.publish import partial_path
 from pipeline.types import Clip, Colour, Frame, Frames, Job, Report
+from stages import payload
 from stages.containers import DEMUXERS, open_input, unwritten
 from stages.planes import nearest
 from stages.reader import Reader, ToClip, gone_on, timed
@@ -47,12 +48,14 @@ class Config:
         max_pixels: width x height of the largest picture that is accepted.
         max_duration_s: of the longest clip that is accepted.
         formats: FFmpeg's demuxers that may open a file.
+        salt: of the payload: what is made of the clips (filled in by the program).
     """
 
     threads: int = 1
     max_pixels: int = 8192 * 8192
     max_duration_s: float = 6 * 3600.0
     formats: tuple[str, ...] = DEMUXERS
+    salt: str = ""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -143,7 +146,7 @@ class Decode:
             raise InputError(f"{job.source} is {seconds:.0f} s long, more than decode.max_duration_s = {limit:.0f}")
         clip = describe(job, first, stream)
         count = stream.frames or (round(seconds * clip.rate) if seconds and clip.rate else None)
-        clip = replace(clip, frames=count, duration_s=seconds)
+        clip = replace(clip, frames=count, duration_s=seconds, payload=payload.of_file(job.source, self._config.salt))
         if job.work:
             return self._begun(clip, job)
         return replace(clip, partial=partial_path(job.target, job.id) if job.target else "")
@@ -214,6 +217,7 @@ def describe(job: Job, first: av.VideoFrame, stream: av.VideoStream) -> Clip:
         display_matrix=display_matrix(first),
         video_stream=stream.index,
         field_order=stream.codec_context.field_order,
+        begins=first.pts or 0,
     )
 
 

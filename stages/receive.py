@@ -6,7 +6,7 @@ A picture comes out as soon as its last byte is in; nothing is read ahead of it.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import ConfigError, InputError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Array, Clip, Frame, Frames, Job, Picture, Report
-from stages import y4m
+from stages import payload, y4m
 from stages.containers import reason
 from stages.decode import describe, video_stream
 from stages.pipes import Descriptor, Source
@@ -92,7 +92,7 @@ class Receive:
         if clip.width * clip.height > self._config.max_pixels:
             limit = self._config.max_pixels
             raise InputError(f"{job.source} is {clip.width}x{clip.height}, more than the {limit} pixels allowed")
-        return clip
+        return replace(clip, payload=payload.drawn())
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
         """Yields the pictures; planes are read-only and valid until the next frame is asked for.
