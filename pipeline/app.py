@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -21,11 +22,14 @@ from models import kept
 from models.description import ModelDescription
 from models.train import profiles, recipe
 from pipeline import config
+from pipeline.consent import settings as consent
 from pipeline.daemon_config import DaemonConfig
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.inbox import WatchConfig
 from pipeline.lanes import Station
+from pipeline.provenance import settings as provenance
+from pipeline.provenance.home import Home
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
 from stages import (
@@ -78,6 +82,8 @@ class Settings:
     engine: EngineConfig = field(default_factory=EngineConfig)
     extract: collect.Config = field(default_factory=collect.Config)
     train: recipe.Config = field(default_factory=recipe.Config)
+    consent: consent.Config = field(default_factory=consent.Config)
+    provenance: provenance.Config = field(default_factory=provenance.Config)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
     watch: tuple[WatchConfig, ...] = ()
 
@@ -117,6 +123,19 @@ def _apply(settings: Settings, path: Path, tree: dict[str, object]) -> Settings:
         return config.apply(settings, tree, path.absolute().parent, FIXED)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def home(settings: Settings) -> Home:
+    """The folder of keys, identities and the audit; it need not be there yet.
+
+    By default it lies where the XDG Base Directory Specification has a program's data: $XDG_DATA_HOME/understudy, or
+    ~/.local/share/understudy.
+    """
+    if settings.provenance.folder is not None:
+        return Home(settings.provenance.folder)
+    named = os.environ.get("XDG_DATA_HOME", "")
+    data = Path(named) if named.startswith("/") else Path.home() / ".local" / "share"  # others are void by that paper
+    return Home(data / "understudy")
 
 
 def describe_model(settings: Settings) -> tuple[Path, ModelDescription]:
