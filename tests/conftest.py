@@ -1,9 +1,13 @@
-"""What every test gets: a place for real clips, and a check that it leaves nothing running, open or lying about."""
+"""What every test gets: a place for real clips, logging as it was, and a check that it leaves nothing running, open or
+lying about. Several workers may run tests at the same time: each answers for what is its own.
+"""
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +15,38 @@ from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("patient")
+
 #: Descriptors that libraries open once and keep.
 _KEPT = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/nvidia", "/proc/", "/sys/", "anon_inode:")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Puts logging back after each test: the program, run in this process, has the root logger write to a stream that
+    is closed when the test is over, and write more or less than others expect.
+    """
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    known = (each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))
+    levels = {logger: logger.level for logger in (root, *known)}
+    try:
+        return (yield)
+    finally:
+        root.handlers[:] = handlers
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -78,18 +106,35 @@ def _children() -> set[str]:
 
 
 def _shared_memory() -> set[str]:
-    """Names in /dev/shm, but for those that programs outside this test run have mapped (compared by inode)."""
+    """Names in /dev/shm, but for those that programs outside this test run, or other workers of it, have open or mapped
+    or have given their own number.
+    """
     folder = Path("/dev/shm")
-    names = {entry.stat().st_ino: entry.name for entry in folder.iterdir()} if folder.is_dir() else {}
+    names: dict[tuple[int, int], str] = {}
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):  # it has gone meanwhile
+            names[_file(entry.stat())] = entry.name
     if not names:
         return set()
     me = psutil.Process()
-    ours = {me.pid, *(child.pid for child in me.children(recursive=True))}
-    for pid in set(psutil.pids()) - ours:
+    others = set(psutil.pids()) - {me.pid, *(child.pid for child in me.children(recursive=True))}
+    for file, name in list(names.items()):
+        if others & {int(number) for number in re.findall(r"(?<=[_-])\d+(?=[_-])", name)}:
+            del names[file]
+    for pid in others if names else ():
         with suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                names.pop(int(line.split(maxsplit=5)[4]), None)
+                _, _, _, device, inode, *_ = line.split(maxsplit=5)
+                major, minor = device.split(":")
+                names.pop((os.makedev(int(major, 16), int(minor, 16)), int(inode)), None)
+            for opened in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    names.pop(_file(opened.stat()), None)
     return set(names.values())
+
+
+def _file(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _descriptors() -> set[str]:

@@ -36,6 +36,9 @@ COMMAND = [sys.executable, "-m", "tests.daemon.page_harness"]
 STAGES = ("decode", "show", "encode")
 FORM = "application/x-www-form-urlencoded"
 
+#: As long as a file of that name lies in the daemon's folder, no frame goes on.
+HOLD = "hold"
+
 #: The preview is made as long as somebody has looked within so many seconds; ten in earnest.
 LOOKS_S = 2.0
 
@@ -67,6 +70,8 @@ class Show:
         for frame in frames:
             before = preview.before(clip, frame.picture)
             time.sleep(self._delay_s)
+            while Path(HOLD).exists():
+                time.sleep(0.01)
             frame.picture.planes[0][:] //= 2
             if before is not None:
                 preview.after(clip, frame.picture, before)

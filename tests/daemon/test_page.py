@@ -15,7 +15,7 @@ import pytest
 from pipeline import checkpoints, live
 from pipeline.jobs import State
 from tests.clips import make_clip
-from tests.daemon.page_harness import COMMAND, Caller, crowd, job_of, settings, until_state
+from tests.daemon.page_harness import COMMAND, HOLD, Caller, crowd, job_of, settings, until_state
 from tests.daemon.storm import Place, Service, check_gone, serving
 from tests.pipeline.status.browser import browsing
 
@@ -250,9 +250,11 @@ def test_one_that_dies_comes_back(clip: Path, tmp_path: Path) -> None:
     with serving(place) as service:
         caller = Caller(place, service)
         (before,) = _pages(service)
+        (place.root / HOLD).touch()
         place.drop(clip, "meanwhile.mp4")
         service.until(lambda: bool(_running(place)), "it was begun")
         before.kill()
+        (place.root / HOLD).unlink()
         until_state(service, "meanwhile.mp4", State.DONE)
         assert job_of(place, "meanwhile.mp4").attempts == 1
         service.until(lambda: before not in _pages(service) and bool(_pages(service)), "there was another")

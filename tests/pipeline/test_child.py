@@ -81,8 +81,9 @@ def test_signals_are_the_parents_and_the_environment_is_the_childs() -> None:
         listen([child], 1.0)
         child.hear()
     assert child.alive
-    listen([child], 1.0)
-    child.hear()
+    while len(child.last_lines.splitlines()) < len(CHILD_ENVIRONMENT):
+        listen([child], 1.0)
+        child.hear()
     assert child.last_lines.splitlines() == [f"{k}={v}" for k, v in CHILD_ENVIRONMENT.items()]
     child.kill("was not wanted")
     assert (child.end, child.killed_by, child.at_fault) == ("was not wanted", 9, True)

@@ -395,6 +395,7 @@ def test_a_clip_that_is_touched_while_it_waits(house: House) -> None:
     opened = gate(house, "z.mp4")
     with house.running():
         house.drop("z.mp4")
+        house.wait_for("z.mp4", "running")
         for name in "abcd":
             house.drop(f"{name}.mp4")
         house.wait_for("d.mp4", "waiting")
@@ -409,6 +410,7 @@ def test_a_clip_that_goes_while_it_waits(house: House) -> None:
     opened = gate(house, "z.mp4")
     with house.running():
         house.drop("z.mp4")
+        house.wait_for("z.mp4", "running")
         for name in "abcd":
             house.drop(f"{name}.mp4")
         house.wait_for("d.mp4", "waiting")

@@ -46,7 +46,7 @@ def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no other file system")
-    with TemporaryDirectory(dir=shm) as folder:
+    with TemporaryDirectory(prefix=f"done-{os.getpid()}-", dir=shm) as folder:
         yield Path(folder) / "done"
 
 
