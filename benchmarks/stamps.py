@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator
 
 from pipeline.types import Clip, Frame, Frames, Job, Pulled, Pulse, Report
 from stages import decode, encode, finish
-from stages.verify import Expected
 
 
 class Decode(decode.Decode):
@@ -61,13 +60,14 @@ class _Noted:
 class Finish(finish.Finish):
     """Notes when a clip came, when its file was joined, and when that was verified and its sheet made."""
 
-    def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+    def make(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
         """As the finisher."""
         begun = time.time()
-        report = super().__call__(clip, reports, pulse)
-        return report | {"finishing_at": begun, "finished_at": time.time()}
+        report = super().make(clip, reports, pulse)
+        return report | {"finishing_at": begun, "joined_at": time.time()}
 
-    def _verify(self, clip: Clip, expected: Expected, beat: finish._Beat) -> Report:
-        joined = time.time()
-        report = super()._verify(clip, expected, beat)
-        return report | {"joined_at": joined}
+    def check(self, clip: Clip, pulse: Pulse) -> Report:
+        """As the finisher."""
+        begun = time.time()
+        report = super().check(clip, pulse)
+        return report | {"sealed_at": begun, "finished_at": time.time()}

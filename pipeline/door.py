@@ -1,8 +1,9 @@
 """The door: the one process through which finished files get their names. A file is whole before, or never there.
 
-For each clip that has gone through all stages it has the finisher make the file whole and look at it, sees that the
-source is still what it was, writes the report beside it, and then syncs and renames: the report first. Where anything
-fails the partial files go. When the parent has died nothing is published any more: another may be at the same clip.
+For each clip that has gone through all stages it has the finisher make the file whole, the sealer mark and sign it, and
+the finisher look at what has become of it. It sees that the source is still what it was and that the result may be
+published, has that written down, writes the report beside it, and then syncs and renames: the report first. Where
+anything fails the partial files go. When the parent has died nothing is published any more: another may be at the clip.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from pipeline.child import PEER_GONE, Line, begin, orphaned
 from pipeline.errors import ChangedError, PublishError
 from pipeline.failures import failure_of
 from pipeline.messages import Broken, Ended, Finish, Finishing, Ready, pack, unpack
-from pipeline.publish import discard, partial_path, publish, sync, take_over
+from pipeline.publish import discard, partial_path, path_beside, publish, sync, take_over
 from pipeline.specs import Outcome, StageSpec
-from pipeline.types import Clip, Finisher, Report
+from pipeline.types import Clip, Finisher, Report, Sealed, Sealer
 
 #: What the door is called, where stages are named.
 NAME = "publish"
+
+#: What lies beside a finished file whose container takes no manifest; and while one is put in, the file with it.
+DETACHED, SEALING = ".c2pa", ".sealing"
 
 #: How often at most the parent is told how far a file is.
 _PULSE_S = 0.25
@@ -42,24 +46,29 @@ class ParentGone(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What the door is given when it is spawned: what makes the finisher, and the pipe that orders come through."""
+    """What the door is given when it is spawned: what makes finisher and sealer, the pipe that orders come through."""
 
-    spec: StageSpec
+    finisher: StageSpec
+    sealer: StageSpec | None
     orders: Connection
 
 
 def partials(clip: Clip, pid: int = 0) -> tuple[str, ...]:
     """The files that the door (of that process id; 0: this one) writes while it is at a clip."""
-    report = str(result.path_for(clip.target))
-    return partial_path(clip.target, clip.id, pid), partial_path(report, clip.id, pid)
+    beside = (str(path_beside(clip.target, suffix)) for suffix in (result.SUFFIX, DETACHED, SEALING))
+    return partial_path(clip.target, clip.id, pid), *(partial_path(each, clip.id, pid) for each in beside)
 
 
 class Door:
     """Publishes one clip after the other."""
 
-    def __init__(self, finisher: Finisher, tell: Callable[[Finishing], None]) -> None:
-        """`tell` tells the parent that the door is alive and how far it is; it raises ParentGone."""
+    def __init__(self, finisher: Finisher, tell: Callable[[Finishing], None], sealer: Sealer | None = None) -> None:
+        """Without a sealer files come out as the finisher makes them, which is for other things than faces.
+
+        `tell` tells the parent that the door is alive and how far it is; it raises ParentGone.
+        """
         self._finisher = finisher
+        self._sealer = sealer
         self._tell = tell
 
     def __call__(self, order: Finish) -> Outcome:
@@ -77,25 +86,41 @@ class Door:
 
     def _publish(self, order: Finish, pulse: _Pulse) -> Outcome:
         begun = time.monotonic()
-        partial, _ = partials(order.clip)
+        partial = partials(order.clip)[0]
         clip = replace(order.clip, partial=partial)
         if not clip.work:
             take_over(order.clip.partial, partial, clip.target)
-        reports = _reports(clip, order.outcome)
-        reports[NAME] = self._finisher(clip, reports, pulse)
-        outcome = replace(order.outcome, reports=reports)
-        beside = None
-        if order.about.get("report"):
-            seconds = outcome.seconds + time.monotonic() - begun
-            beside = _describe(clip, replace(outcome, seconds=seconds), order.about, pulse)
+        reports, beside = self._finished(clip, order.outcome, pulse)
+        files = _files(clip, pulse) if self._sealer is not None or order.about.get("report") else {}
         _sync_slowly(partial, clip.target, pulse)
         check_unchanged(clip.source, order.about.get("mark"))
         pulse.now()  # nobody is at this clip but us, and all that takes long is behind us
+        about = dict(order.about)
+        if self._sealer is not None:
+            job = {"job": about.get("job", clip.id)}
+            digests = {f"{name}_sha256": facts["sha256"] for name, facts in files.items()}
+            about |= self._sealer.record(clip, reports, job | digests)
+        if about.get("report"):
+            reports[NAME] |= {"source_sha256": files["source"]["sha256"], "sha256": files["output"]["sha256"]}
+        outcome = replace(order.outcome, reports=reports)
+        if about.get("report"):
+            seconds = outcome.seconds + time.monotonic() - begun
+            beside = [*beside, _describe(clip, replace(outcome, seconds=seconds), about, files)]
         publish(partial, clip.target, beside)
         if clip.work:
             with suppress(OSError):  # what is left of it is swept later
                 shutil.rmtree(clip.work)
         return outcome
+
+    def _finished(self, clip: Clip, outcome: Outcome, pulse: _Pulse) -> tuple[dict[str, Report], list[tuple[str, str]]]:
+        """Leaves the file whole, sealed and looked at; all reports, and what belongs beside it."""
+        reports = _reports(clip, outcome)
+        made = self._finisher.make(clip, reports, pulse)
+        sealed = Sealed({})
+        if self._sealer is not None:
+            sealed = self._sealer.seal(clip, reports, pulse.alive)
+        reports[NAME] = made | sealed.report | self._finisher.check(clip, pulse)
+        return reports, [] if sealed.beside is None else [sealed.beside]
 
 
 class _Pulse:
@@ -164,25 +189,40 @@ def _reports(clip: Clip, outcome: Outcome) -> dict[str, Report]:
     return dict(outcome.reports) if kept is None else kept
 
 
-def _describe(clip: Clip, outcome: Outcome, about: Mapping[str, Any], pulse: _Pulse) -> tuple[str, str]:
-    """Writes the report's partial file; that, and what it shall become."""
-    _, partial = partials(clip)
+def _files(clip: Clip, pulse: _Pulse) -> dict[str, dict[str, Any]]:
+    """What the report says of the source and of the output. Raises PublishError."""
     try:
         source = result.facts(clip.source, result.sha256(clip.source, pulse.alive))
         output = result.facts(clip.partial, result.sha256(clip.partial, pulse.alive), clip.target)
-        outcome.reports[NAME] |= {"source_sha256": source["sha256"], "sha256": output["sha256"]}
-        report = result.compose(clip, outcome, about, {"source": source, "output": output}, time.time())
-        result.write(partial, report)
     except OSError as error:
-        raise PublishError(f"the report of {clip.target} could not be written: {error.strerror}") from error
+        raise _untold(clip, error) from error
+    return {"source": source, "output": output}
+
+
+def _describe(
+    clip: Clip, outcome: Outcome, about: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Writes the report's partial file; that, and what it shall become. Raises PublishError."""
+    partial = partials(clip)[1]
+    try:
+        result.write(partial, result.compose(clip, outcome, about, files, time.time()))
+    except OSError as error:
+        raise _untold(clip, error) from error
     return partial, str(result.path_for(clip.target))
 
 
+def _untold(clip: Clip, error: OSError) -> PublishError:
+    failed = PublishError(f"the report of {clip.target} could not be written: {error.strerror}")
+    failed.errno = error.errno
+    return failed
+
+
 def main(post: Post, line: Line) -> None:
-    """What the spawned process runs: makes the finisher, says so, publishes until there are no more orders."""
+    """What the spawned process runs: makes finisher and sealer, says so, publishes until there are no more orders."""
     begin(NAME, line.output)
     try:
-        finisher = cast(Finisher, post.spec.build())
+        finisher = cast(Finisher, post.finisher.build())
+        sealer = None if post.sealer is None else cast(Sealer, post.sealer.build())
     except Exception as error:  # whatever it is, the parent must hear why
         line.events.send_bytes(pack(Broken(failure_of(NAME, None, error))))
         raise SystemExit(PEER_GONE) from error
@@ -197,7 +237,7 @@ def main(post: Post, line: Line) -> None:
 
     try:
         line.events.send_bytes(pack(Ready()))
-        door = Door(finisher, tell)
+        door = Door(finisher, tell, sealer)
         while True:
             order = unpack(post.orders.recv_bytes())
             assert isinstance(order, Finish)

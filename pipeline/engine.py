@@ -60,11 +60,18 @@ class Engine:
         restarts: how often processes that had died or hung were started again.
     """
 
-    def __init__(self, stages: Sequence[StageSpec], config: EngineConfig, finisher: StageSpec | None = None) -> None:
+    def __init__(
+        self,
+        stages: Sequence[StageSpec],
+        config: EngineConfig,
+        finisher: StageSpec | None = None,
+        sealer: StageSpec | None = None,
+    ) -> None:
         """Checks the chain; raises ConfigError. Nothing is started before `start`.
 
         Args:
             finisher: makes a `pipeline.types.Finisher`, in the door's process; None: jobs have no targets.
+            sealer: makes a `pipeline.types.Sealer`, there too; None: files come out as the finisher makes them.
         """
         self._specs = {spec.name: spec for spec in stages}
         self._config = config
@@ -72,7 +79,7 @@ class Engine:
         self._board = Board(sum(len(group.stages) * group.workers for group in config.processes))
         self._block = SharedBlock(config.ring_mb << 20)
         self._chain: Chain | None = None
-        self._publisher = None if finisher is None else Publisher(finisher, config)
+        self._publisher = None if finisher is None else Publisher(finisher, config, sealer)
         self._pending: deque[Job] = deque()
         self._inside: dict[int, Job] = {}  # with the chain
         self._through: dict[int, Job] = {}  # with the door

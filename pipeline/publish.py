@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def partial_path(target: str, job: int, pid: int = 0) -> str:
     return str(place.with_name(f".{kept}{tail}"))
 
 
+def path_beside(target: str, suffix: str) -> Path:
+    """Where what belongs to a finished file lies: its name with the suffix after it, shortened where it must be."""
+    place = Path(target)
+    name = os.fsencode(place.name)
+    if len(name) + len(suffix) <= NAME_MAX:
+        return place.with_name(place.name + suffix)
+    tail = f".{hashlib.sha256(name).hexdigest()[:16]}{suffix}"
+    return place.with_name(name[: NAME_MAX - len(tail)].decode("utf-8", "ignore") + tail)
+
+
 def write(partial: str, content: bytes) -> None:
     """Makes a partial file; what is there goes first. Raises OSError.
 
@@ -56,25 +67,27 @@ def take_over(partial: str, own: str, target: str) -> None:
         raise _refused(target, error) from error
 
 
-def publish(partial: str, target: str, beside: tuple[str, str] | None = None) -> None:
+def publish(partial: str, target: str, beside: Sequence[tuple[str, str]] = ()) -> None:
     """Syncs the partial file, renames it to the target (replacing it), and syncs the folder.
 
     Args:
-        beside: a small file of which the same is true (its partial, its target) and that shall be there whenever the
-            target is: it comes first, and goes again where the target cannot follow and there is none.
+        beside: small files of which the same is true (their partials, their targets) and that shall be there whenever
+            the target is: they come first, and go again where the target cannot follow and there is none.
 
     Raises:
         PublishError: the file is not there, the disk is full, or the folder may not be written; `errno` says which.
     """
     try:
-        if beside is not None:
+        if beside:
             sync(partial)  # which may fail, and then there is nothing to speak of
-            _place(*beside)
         try:
+            for each in beside:
+                _place(*each)
             _place(partial, target)
         except OSError:
-            if beside is not None and not Path(target).exists():
-                discard(beside[1])
+            if not Path(target).exists():
+                for _, companion in beside:
+                    discard(companion)
             raise
     except OSError as error:
         raise _refused(target, error) from error

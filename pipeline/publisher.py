@@ -37,10 +37,11 @@ class Publisher:
         restarts: how often the process was started again.
     """
 
-    def __init__(self, spec: StageSpec, config: EngineConfig) -> None:
+    def __init__(self, finisher: StageSpec, config: EngineConfig, sealer: StageSpec | None = None) -> None:
         """Starts nothing yet."""
         self.restarts = 0
-        self._spec = spec
+        self._finisher = finisher
+        self._sealer = sealer
         self._start_s = config.start_s
         self._silence_s = config.deadline_of(door.NAME)
         self._child: Child | None = None
@@ -75,7 +76,7 @@ class Publisher:
             return
         orders, self._orders = multiprocessing.get_context("spawn").Pipe(duplex=False)
         try:
-            self._child = Child(door.NAME, door.main, door.Post(self._spec, orders))
+            self._child = Child(door.NAME, door.main, door.Post(self._finisher, self._sealer, orders))
         finally:
             orders.close()
         self._heard = time.monotonic()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 from pipeline import publish
 from pipeline.originals import open_regular
-from pipeline.publish import NAME_MAX
 from pipeline.specs import Outcome
 from pipeline.types import Clip, Report
 
@@ -28,7 +26,7 @@ _LONGEST, _DEEPEST = 4 << 20, 20
 _CHUNK_NBYTES = 1 << 20
 
 #: What the job's `about` says that is passed on as it is.
-_PASSED_ON = ("model", "settings", "versions", "times", "attempts")
+_PASSED_ON = ("model", "settings", "versions", "times", "attempts", "provenance")
 
 #: Counts of a decoder that met damage (`stages.reader.Damage`).
 _DAMAGE = ("damaged_packets", "damaged_frames", "read_errors")
@@ -36,12 +34,7 @@ _DAMAGE = ("damaged_packets", "damaged_frames", "read_errors")
 
 def path_for(target: str) -> Path:
     """Where the report of a finished file lies: its name with .json after it, shortened where it must be."""
-    place = Path(target)
-    name = os.fsencode(place.name)
-    if len(name) + len(SUFFIX) <= NAME_MAX:
-        return place.with_name(place.name + SUFFIX)
-    tail = f".{hashlib.sha256(name).hexdigest()[:16]}{SUFFIX}"
-    return place.with_name(name[: NAME_MAX - len(tail)].decode("utf-8", "ignore") + tail)
+    return publish.path_beside(target, SUFFIX)
 
 
 def compose(

@@ -43,10 +43,15 @@ def _publish(clip: Clip, finisher: Finisher | None, reports: dict[str, Report]) 
         clip = replace(clip, partial=partial_path(clip.target, clip.id))
     try:
         if finisher is not None:
-            reports["publish"] = finisher(clip, reports, lambda _, __: None)
+            made = finisher.make(clip, reports, _unheard)
+            reports["publish"] = made | finisher.check(clip, _unheard)
         publish(clip.partial, clip.target)
     finally:
         discard(clip.partial)
+
+
+def _unheard(done: int, total: int | None) -> None:
+    """Nobody waits for a sign of life."""
 
 
 def chain(stages: Sequence[Stage], clip: Clip, reports: dict[str, Report] | None = None) -> Iterator[Frame]:

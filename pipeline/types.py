@@ -260,13 +260,60 @@ Pulse: TypeAlias = Callable[[int, int | None], None]
 class Finisher(Protocol):
     """Makes the finished file of a clip that has gone through all stages, and makes sure that it is one.
 
-    Made once, in a process of its own. The door that calls it (`pipeline.door`) has the file synced and renamed.
+    Made once, in a process of its own. The door that calls it (`pipeline.door`) has the file sealed between the two,
+    and synced and renamed after them.
     """
 
-    def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
-        """Leaves the whole file at `clip.partial`, beside its target; says what is in it.
+    def make(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        """Leaves the whole file at `clip.partial`, beside its target; says what was written.
 
         Raises:
-            PublishError: it could not be written, or is not what it should be.
+            PublishError: it could not be written.
+        """
+        ...
+
+    def check(self, clip: Clip, pulse: Pulse) -> Report:
+        """Sees that the file at `clip.partial`, sealed by now, holds what was made last; says what is in it.
+
+        Raises:
+            PublishError: it is not what it should be.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What became of a file that was sealed.
+
+    Attributes:
+        report: what the file's report shall say of it.
+        beside: the partial file that belongs beside it, and what that shall be called; None: there is none.
+    """
+
+    report: Report
+    beside: tuple[str, str] | None = None
+
+
+class Sealer(Protocol):
+    """Says in a finished file where it comes from, and writes down that there is one.
+
+    Made once, in the door's process.
+    """
+
+    def seal(self, clip: Clip, reports: dict[str, Report], alive: Callable[[], None]) -> Sealed:
+        """Marks the whole file at `clip.partial`. `reports` are those of the stages; `alive` is called while it lasts.
+
+        Raises:
+            PublishError: it could not be marked, or has not been by the stages.
+            ConsentError: it must not be made.
+        """
+        ...
+
+    def record(self, clip: Clip, reports: dict[str, Report], facts: dict[str, Any]) -> dict[str, Any]:
+        """Writes down that the file is about to get its name; `facts` has its digests. What the report shall say of it.
+
+        Raises:
+            TableError: that could not be written.
+            ConsentError: it must not be published: by now.
         """
         ...

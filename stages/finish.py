@@ -1,7 +1,7 @@
 """Finish: makes the file of a clip that has gone through all stages whole, and makes sure that it is.
 
-What encode wrote in one go is there already; segments are joined. Then the file is read back, decoded once and counted,
-and a few of its pictures are kept for a contact sheet.
+What encode wrote in one go is there already; segments are joined. Once the door has had it sealed, the file is read
+back, decoded once and counted, and a few of its pictures are kept for a contact sheet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stages import encode
 from stages.containers import reason
 from stages.joining import join
 from stages.sheet import Sheet
-from stages.verify import Expected, Verifier
+from stages.verify import Expected, Verifier, weigh
 
 #: How often the pulse goes, seconds.
 _PULSE_S = 0.5
@@ -63,41 +63,59 @@ class Finish:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
+        self._expected: Expected | None = None  # of the file that was made last
         # As for the stage: joining opens an encoder for what the header has to say.
         os.environ.setdefault("SVT_LOG", "1")
 
-    def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
-        """Leaves the whole file at `clip.partial`; says what is in it.
+    def make(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        """Leaves the whole file at `clip.partial`; says what was written.
 
         Of a clip that was written in one go, `reports["encode"]` says how many frames went in.
 
         Raises:
             ConfigError, InputError: the settings do not suit the target any more; the source is gone.
             ResumeError: the segments cannot be used.
-            PublishError: it could not be written, or is not what it should be; there is no file then.
+            PublishError: it could not be written; there is no file then.
         """
         whole = False
         try:
-            report = (self._joined if clip.work else self._written)(clip, reports, pulse)
+            report, self._expected = (self._joined if clip.work else self._written)(clip, reports, pulse)
+            weigh(clip, int(report["bytes"]))
             whole = True
             return report
         finally:
             if not whole:
                 discard(clip.partial)
 
-    def _written(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
-        said = reports["encode"]
-        expected = Expected(int(said["bytes"]), int(said["frames"]), float(said["span_s"]))
-        facts = {key: value for key, value in said.items() if key not in _COUNTED}
-        return facts | self._verify(clip, expected, _Beat(pulse, expected.frames))
+    def check(self, clip: Clip, pulse: Pulse) -> Report:
+        """Reads back the file at `clip.partial`, which `make` made last; says what is in it.
 
-    def _joined(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        Raises:
+            PublishError: it is not what it should be; there is no file then.
+        """
+        expected, self._expected = self._expected, None
+        assert expected is not None, "make comes before check"
+        before = len(expected.times) if expected.times is not None else 0  # those that were joined
+        whole = False
+        try:
+            report = self._verify(clip, expected, _Beat(pulse, before + expected.frames, before))
+            whole = True
+            return report
+        finally:
+            if not whole:
+                discard(clip.partial)
+
+    def _written(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> tuple[Report, Expected]:
+        said = reports["encode"]
+        facts = {key: value for key, value in said.items() if key not in _COUNTED}
+        return facts, Expected(int(said["frames"]), float(said["span_s"]))
+
+    def _joined(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> tuple[Report, Expected]:
         frames = reports.get("encode", {}).get("frames")
         total = None if frames is None else 2 * int(frames)
         facts, times = join(clip, self._config.encode, _Beat(pulse, total))
         span_s = float((times[-1] - times[0]) * clip.time_base)
-        expected = Expected(int(facts["bytes"]), len(times), span_s, times)
-        return facts | self._verify(clip, expected, _Beat(pulse, 2 * len(times), len(times)))
+        return facts, Expected(len(times), span_s, times)
 
     def _verify(self, clip: Clip, expected: Expected, beat: _Beat) -> Report:
         sheet = Sheet(clip, expected.frames)

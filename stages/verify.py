@@ -23,12 +23,10 @@ class Expected:
     """What a file has to hold.
 
     Attributes:
-        nbytes: its size as it was written.
         frames: how many it has; the last of them is shown `span_s` seconds after the first.
         times: the frames' in ticks of the clip's time base, where they are known.
     """
 
-    nbytes: int
     frames: int
     span_s: float
     times: Sequence[int] | None = None
@@ -36,6 +34,17 @@ class Expected:
 
 #: Called with each picture that was decoded: its number, the picture and its stream.
 Seen = Callable[[int, av.VideoFrame, av.VideoStream], None]
+
+
+def weigh(clip: Clip, expected: int) -> None:
+    """Sees that the partial file has as many bytes as were written: of the last few FFmpeg may not notice that they are
+    missing, a title perhaps. Raises PublishError."""
+    try:
+        nbytes = Path(clip.partial).stat().st_size
+    except OSError as error:
+        raise PublishError(f"{clip.target} could not be read back after writing: {reason(error)}") from error
+    if nbytes != expected:
+        raise PublishError(f"{clip.target} has {nbytes} bytes after writing, but {expected} were written")
 
 
 class Verifier:
@@ -54,7 +63,6 @@ class Verifier:
         """
         clip = self._clip
         try:
-            self._weigh()
             with open_input(clip.partial) as container:
                 stream = video_stream(container, clip.target)
                 base = stream.time_base or Fraction(1)
@@ -67,18 +75,12 @@ class Verifier:
         self._compare(sorted(stored), base, "holds")
         if seen is not None:
             self._compare(shown, base, "shows")
-        found: Report = {"frames": len(stored), "bytes": self._expected.nbytes}
+        found: Report = {"frames": len(stored), "bytes": Path(clip.partial).stat().st_size}
         found["duration_s"] = round(float((max(stored) - min(stored)) * base), 6) if stored else 0.0
         if aspect != clip.sample_aspect_ratio:
             # AV1 and ProRes have no place for it, and PyAV cannot set Matroska's.
             found["lost_aspect_ratio"] = str(clip.sample_aspect_ratio)
         return found
-
-    def _weigh(self) -> None:
-        """FFmpeg may not notice that a file's last few bytes, a title perhaps, are missing."""
-        nbytes, expected = Path(self._clip.partial).stat().st_size, self._expected.nbytes
-        if nbytes != expected:
-            raise PublishError(f"{self._clip.target} has {nbytes} bytes after writing, but {expected} were written")
 
     def _read(
         self,

@@ -255,7 +255,7 @@ def write_result(job: Job, source: bytes, made: bytes) -> None:
     }
     beside = partial_path(report, job.id)
     result.write(beside, facts)
-    publish(partial, job.target, (beside, report))
+    publish(partial, job.target, [(beside, report)])
 
 
 # --- a daemon ---------------------------------------------------------------------------------------------------------

@@ -87,18 +87,23 @@ class AtOnce:
         pass
 
 
-def join(clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+class Join:
     """A finisher: the packets one after another, in a file that nobody has synced."""
-    if clip.work:
-        found = checkpoints.read(clip.work)
-        assert found is not None and found.whole
-        with Path(clip.partial).open("wb") as file:
-            for segment in found.segments:
-                reader = PacketReader(Path(clip.work) / segment.file)
-                for stored in reader:
-                    file.write(stored.data)
-                reader.close()
-    return {"frames": SEGMENTS * LENGTH}
+
+    def make(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+        if clip.work:
+            found = checkpoints.read(clip.work)
+            assert found is not None and found.whole
+            with Path(clip.partial).open("wb") as file:
+                for segment in found.segments:
+                    reader = PacketReader(Path(clip.work) / segment.file)
+                    for stored in reader:
+                        file.write(stored.data)
+                    reader.close()
+        return {}
+
+    def check(self, clip: Clip, pulse: Pulse) -> Report:
+        return {"frames": SEGMENTS * LENGTH}
 
 
 class Daemon:
@@ -108,7 +113,7 @@ class Daemon:
         self._root = root
         self._folders = configs(root)
         self._open()
-        self._door = Door(join, lambda _: None)
+        self._door = Door(Join(), lambda _: None)
 
     def _open(self) -> None:
         self._table = Table.open(self._root / "state" / "jobs.sqlite")

@@ -66,14 +66,14 @@ def test_what_stands_beside_is_there_with_it_or_not_at_all(replaced: bool, tmp_p
     partial, beside, target, report = (tmp_path / name for name in ("p", "b", "a", "a.json"))
     partial.write_bytes(b"new")
     beside.write_bytes(b"about it")
-    publish(str(partial), str(target), (str(beside), str(report)))
+    publish(str(partial), str(target), [(str(beside), str(report))])
     assert (target.read_bytes(), report.read_bytes()) == (b"new", b"about it")
     if not replaced:
         target.unlink()
     report.unlink()
     beside.write_bytes(b"about another")
     with pytest.raises(PublishError, match="no such file"):
-        publish(str(partial), str(target), (str(beside), str(report)))
+        publish(str(partial), str(target), [(str(beside), str(report))])
     assert not report.exists(), "of a file that is not even whole nothing is said"
 
 
@@ -90,7 +90,7 @@ def test_what_stands_beside_goes_where_the_file_cannot_follow(tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "replace", refused)
     with pytest.raises(PublishError, match="input/output error"):
-        publish(str(partial), str(target), (str(beside), str(report)))
+        publish(str(partial), str(target), [(str(beside), str(report))])
     assert not report.exists() and not target.exists()
 
 

@@ -234,7 +234,7 @@ class Finish:
         if self.config.trouble == "unloadable":
             raise OSError("nothing to finish with")
 
-    def __call__(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
+    def make(self, clip: Clip, reports: dict[str, Report], pulse: Pulse) -> Report:
         if clip.work:
             Path(clip.partial).write_bytes((Path(clip.work) / "segment").read_bytes())
         assert Path(clip.partial).read_bytes() == b"whole"
@@ -245,7 +245,11 @@ class Finish:
             pulse(1, 2)
             time.sleep(0.02)
         Path(clip.partial).write_bytes(b"finished")
-        return {"frames": clip.first + (clip.frames or 0), "pid": str(os.getpid()), "seen": ",".join(sorted(reports))}
+        return {"pid": str(os.getpid()), "seen": ",".join(sorted(reports))}
+
+    def check(self, clip: Clip, pulse: Pulse) -> Report:
+        assert Path(clip.partial).read_bytes().startswith(b"finished")
+        return {"frames": clip.first + (clip.frames or 0)}
 
     def trouble(self, clip: Clip) -> None:
         match self.config.trouble:

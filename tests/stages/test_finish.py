@@ -44,7 +44,8 @@ def made(source: Path, work: bool = False, suffix: str = "mp4", config: EncodeCo
 
 def finished(one: Made, config: Config | None = None, pulse: Callable[[int, int | None], None] | None = None) -> Report:
     clip, reports = one
-    return Finish(config or Config(FAST))(clip, reports, pulse or (lambda *_: None))
+    finisher, heard = Finish(config or Config(FAST)), pulse or (lambda *_: None)
+    return finisher.make(clip, reports, heard) | finisher.check(clip, heard)
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
