@@ -31,6 +31,8 @@ _NO_ROOM = 1 << 20
 
 _PARTS = ("", "-wal", "-shm", "-journal")
 
+_JOBS = "the table of jobs"
+
 
 class Damaged(TableError):  # noqa: N818  the word says enough
     """What is there is no table of ours, or not whole any more."""
@@ -38,23 +40,44 @@ class Damaged(TableError):  # noqa: N818  the word says enough
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a file of this kind holds; `application` and `version` are numbers in its header that say so."""
+    """What a file of this kind holds; `application` and `version` are numbers in its header that say so.
+
+    `called` is what sentences about it say. With `checked` it is read through whenever it is opened for writing.
+    """
 
     application: int
     version: int
     statements: tuple[str, ...]
+    called: str = _JOBS
+    checked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the file is, and what it is: in a sentence, both."""
+
+    path: Path
+    called: str
+
+    def __str__(self) -> str:
+        return f"{self.called} {self.path}"
 
 
 class Database:
     """One connection, for the thread that opened it; any process may have its own."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, turn: int = -1) -> None:
+    def __init__(self, place: _Place, connection: sqlite3.Connection, turn: int = -1) -> None:
         """Use `opened` or `looked_at`. `turn` is the descriptor of the lock file, -1 where nothing can be written."""
-        self.path = path
+        self._place = place
         self._connection = connection
         self._turn = turn
         self._depth = 0
         self._version = self._data_version()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._place.path
 
     def close(self) -> None:
         """Nothing happens where it is closed already."""
@@ -63,7 +86,7 @@ class Database:
             return
         try:
             # The last one to close copies the log back. Where others keep us from a turn, one of them will.
-            with suppress(TableError), _taken(self._turn, self.path):
+            with suppress(TableError), _taken(self._turn, self._place):
                 self._connection.close()
         finally:
             self._connection.close()
@@ -72,12 +95,12 @@ class Database:
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows that a statement finds. Raises TableError."""
-        with _told(self.path):
+        with _told(self._place):
             return self._connection.execute(statement, values).fetchall()
 
     def write(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Runs a statement inside a block of `writing`; the rowid of what it inserted. Raises TableError."""
-        with _told(self.path):
+        with _told(self._place):
             return int(self._connection.execute(statement, values).lastrowid or 0)
 
     @contextmanager
@@ -87,11 +110,11 @@ class Database:
         Blocks within a block belong to it. Raises TableError.
         """
         if self._turn < 0:
-            raise _error(self.path, errno.EROFS, "was opened for looking only")
+            raise _error(self._place, errno.EROFS, "was opened for looking only")
         if self._depth:
             yield
             return
-        with _taken(self._turn, self.path), _told(self.path):
+        with _taken(self._turn, self._place), _told(self._place):
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth = 1
             try:
@@ -118,21 +141,22 @@ def opened(path: Path, schema: Schema, make: bool = True) -> Database:
         Damaged: it is no such database, of another version, or not whole. Nothing has been changed.
         TableError: it is not there (`errno` ENOENT), may not be written, or its disk is full.
     """
+    place = _Place(path, schema.called)
     if not make and not path.exists():
-        raise _error(path, errno.ENOENT, "does not exist")
+        raise _error(place, errno.ENOENT, "does not exist")
     turn = -1
     try:
         _make_folder(path.parent)
         turn = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with _taken(turn, path):
-            _make_file(path)
-            connection = _connected(path, schema)
-        return Database(path, connection, turn)
+        with _taken(turn, place):
+            _make_file(place)
+            connection = _connected(place, schema)
+        return Database(place, connection, turn)
     except BaseException as error:
         if turn >= 0:
             os.close(turn)
         if isinstance(error, OSError) and not isinstance(error, TableError):
-            raise _error(path, error.errno or 0, f"cannot be opened: {error.strerror}") from error
+            raise _error(place, error.errno or 0, f"cannot be opened: {error.strerror}") from error
         raise
 
 
@@ -143,24 +167,26 @@ def looked_at(path: Path, schema: Schema) -> Database:
         Damaged: it is no such database, or of another version.
         TableError: it is not there (`errno` ENOENT), or may not be read.
     """
+    place = _Place(path, schema.called)
     if not path.exists():
-        raise _error(path, errno.ENOENT, "does not exist")
-    with _told(path):
+        raise _error(place, errno.ENOENT, "does not exist")
+    with _told(place):
         connection = _connection(path, "ro")
         try:
-            if _is_empty(connection, path, schema):
-                raise _error(path, errno.ENOENT, "is being made just now; try again")
-            return Database(path, connection)
+            if _is_empty(connection, place, schema):
+                raise _error(place, errno.ENOENT, "is being made just now; try again")
+            return Database(place, connection)
         except BaseException:
             connection.close()
             raise
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, called: str = _JOBS) -> Path:
     """Renames the database and what belongs to it to NAME.damaged-YYYYmmdd-HHMMSS, which must be closed.
 
     Raises TableError.
     """
+    place = _Place(path, called)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (f"{path}.damaged-{stamp}" + (f"-{number}" if number else "") for number in range(1000))
     aside = next(name for name in names if not any(os.path.lexists(name + part) for part in _PARTS))
@@ -171,25 +197,25 @@ def set_aside(path: Path) -> Path:
                 Path(f"{path}{part}").rename(aside + part)
         _sync(path.parent)
     except OSError as error:
-        raise _error(path, error.errno or 0, f"cannot be set aside: {error.strerror}") from error
+        raise _error(place, error.errno or 0, f"cannot be set aside: {error.strerror}") from error
     return Path(aside)
 
 
-def _connected(path: Path, schema: Schema) -> sqlite3.Connection:
+def _connected(place: _Place, schema: Schema) -> sqlite3.Connection:
     """A connection to a database that is whole."""
-    with _told(path):
-        connection = _connection(path, "rw")
+    with _told(place):
+        connection = _connection(place.path, "rw")
         try:
-            new = _is_empty(connection, path, schema)
-            if not new:
-                _check(connection, path)
+            new = _is_empty(connection, place, schema)
+            if not new and schema.checked:
+                _check(connection, place)
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if mode != "wal":
-                raise _error(path, errno.ENOTSUP, "lies where no write-ahead log can be kept; move it to a local disk")
+                raise _error(place, errno.ENOTSUP, "lies where no write-ahead log can be kept; move it to a local disk")
             connection.execute("PRAGMA synchronous=FULL")
             if new:
                 _fill(connection, schema)
-                _sync(path.parent)  # SQLite does so for its log, but not for the file itself
+                _sync(place.path.parent)  # SQLite does so for its log, but not for the file itself
             return connection
         except BaseException:
             connection.close()
@@ -204,7 +230,7 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _is_empty(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
+def _is_empty(connection: sqlite3.Connection, place: _Place, schema: Schema) -> bool:
     """Whether nothing is in it yet. Raises Damaged where it is another program's, or another version's."""
     ours, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     if (ours, version) == (schema.application, schema.version):
@@ -212,14 +238,14 @@ def _is_empty(connection: sqlite3.Connection, path: Path, schema: Schema) -> boo
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0 and (ours, version) == (0, 0):
         return True
     if ours != schema.application:
-        raise Damaged(f"the table of jobs {path} is another program's database")
-    raise Damaged(f"the table of jobs {path} is of version {version}; this program reads version {schema.version}")
+        raise Damaged(f"{place} is another program's database")
+    raise Damaged(f"{place} is of version {version}; this program reads version {schema.version}")
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, place: _Place) -> None:
     faults = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
-        raise Damaged(f"the table of jobs {path} is damaged: {faults[0]}")
+        raise Damaged(f"{place} is damaged: {faults[0]}")
 
 
 def _fill(connection: sqlite3.Connection, schema: Schema) -> None:
@@ -238,13 +264,14 @@ def _make_folder(folder: Path) -> None:
         _sync(folder.parent)
 
 
-def _make_file(path: Path) -> None:
+def _make_file(place: _Place) -> None:
     """Makes the file, for its owner alone, where there is none. Raises OSError; Damaged where only its log is left."""
+    path = place.path
     # Never opened where it is there: closing it would drop the locks that SQLite holds in this process.
     empty = not path.exists() or path.stat().st_size == 0
     log = Path(f"{path}-wal")
     if empty and log.exists() and log.stat().st_size:
-        raise Damaged(f"the table of jobs {path} is damaged: only its log is left")
+        raise Damaged(f"{place} is damaged: only its log is left")
     if not empty and not os.access(path, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, "it may not be written by this user, or lies on a disk that is read-only")
     with suppress(FileExistsError):
@@ -252,7 +279,7 @@ def _make_file(path: Path) -> None:
 
 
 @contextmanager
-def _taken(turn: int, path: Path) -> Iterator[None]:
+def _taken(turn: int, place: _Place) -> Iterator[None]:
     """Holds the lock. Raises TableError where others do for too long."""
     deadline = time.monotonic() + BUSY_S
     while True:
@@ -262,10 +289,10 @@ def _taken(turn: int, path: Path) -> Iterator[None]:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 why = f"has been written by another process for {BUSY_S:.0f} s without an end"
-                raise _error(path, errno.EAGAIN, why) from None
+                raise _error(place, errno.EAGAIN, why) from None
             time.sleep(0.002)
         except OSError as error:
-            raise _error(path, error.errno or 0, f"cannot be locked: {error.strerror}") from error
+            raise _error(place, error.errno or 0, f"cannot be locked: {error.strerror}") from error
     try:
         yield
     finally:
@@ -273,30 +300,30 @@ def _taken(turn: int, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(place: _Place) -> Iterator[None]:
     """Says what SQLite says as a TableError."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise  # a defect of ours
     except sqlite3.DatabaseError as error:
-        raise _as_table_error(path, error) from error
+        raise _as_table_error(place, error) from error
 
 
-def _as_table_error(path: Path, error: sqlite3.DatabaseError) -> TableError:
+def _as_table_error(place: _Place, error: sqlite3.DatabaseError) -> TableError:
     # Without a code it comes from Python, which could not decode a text.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(f"the table of jobs {path} is damaged: {error}")
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _has_no_room(path.parent)):
-        return _error(path, errno.ENOSPC, "cannot be written: the disk is full")
+        return Damaged(f"{place} is damaged: {error}")
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _has_no_room(place.path.parent)):
+        return _error(place, errno.ENOSPC, "cannot be written: the disk is full")
     if code == sqlite3.SQLITE_IOERR:
-        return _error(path, errno.EIO, f"cannot be read or written: {error}")
+        return _error(place, errno.EIO, f"cannot be read or written: {error}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return _error(path, errno.EAGAIN, f"has been locked by another process for {BUSY_S:.0f} s")
+        return _error(place, errno.EAGAIN, f"has been locked by another process for {BUSY_S:.0f} s")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return _error(path, errno.EACCES, "may not be written by this user, or lies on a disk that is read-only")
-    return _error(path, 0, f"cannot be used: {error}")
+        return _error(place, errno.EACCES, "may not be written by this user, or lies on a disk that is read-only")
+    return _error(place, 0, f"cannot be used: {error}")
 
 
 def _has_no_room(folder: Path) -> bool:
@@ -306,8 +333,8 @@ def _has_no_room(folder: Path) -> bool:
     return False
 
 
-def _error(path: Path, number: int, what: str) -> TableError:
-    error = TableError(f"the table of jobs {path} {what}")
+def _error(place: _Place, number: int, what: str) -> TableError:
+    error = TableError(f"{place} {what}")
     error.errno = number
     return error
 
