@@ -7,9 +7,13 @@ where alpha is zero.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
+from pipeline.pixels import PixelFormat
 from pipeline.types import Array, Colour, Picture
 from stages.chroma import Box, averaged
 from stages.colour import Coding, chroma_centre, chroma_offset, coding
@@ -17,6 +21,22 @@ from stages.geometry import apply, invert, rescale_crop
 
 #: No patch is enlarged beyond this side before it is warped (a face that fills a 4K picture).
 _LARGEST_PX = 1536
+
+
+class Layer(NamedTuple):
+    """Code values for a part of one plane.
+
+    Attributes:
+        plane: its number in the format.
+        there: the part, rows then columns; of a plane with several components to a sample also which of them.
+        samples: (h, w) code values before `PixelFormat.shift`; uint8, or float32 for pictures deeper than 8 bits.
+        alpha: (h, w) the share of them in what comes out; uint8 0..255, or float32 0..1.
+    """
+
+    plane: int
+    there: tuple[slice, slice] | tuple[slice, slice, int]
+    samples: Array
+    alpha: Array
 
 
 def paste(picture: Picture, colour: Colour, patch: Array, mask: Array, frame_to_crop: Array, crop_side: int) -> None:
@@ -36,14 +56,15 @@ def paste(picture: Picture, colour: Colour, patch: Array, mask: Array, frame_to_
     side = _working_side(frame_to_crop, crop_side)
     code = coding(picture.format, colour, picture.width, picture.height)
     codes = _codes(picture, code, patch, mask, side)
-    margin = _grid(picture)
+    margin = grid(picture.format)
     x0, y0, x1, y1 = box
     to_box = invert(rescale_crop(frame_to_crop, crop_side, side))
     to_box[:, 2] -= (x0 - margin[0], y0 - margin[1])
     size = (x1 - x0 + 2 * margin[0], y1 - y0 + 2 * margin[1])
     warped = cv2.warpAffine(codes, to_box, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     channels = dict(zip((*code.components, "alpha"), cv2.split(warped), strict=True))
-    _mix(picture, colour, channels, box)
+    for layer in layers(picture, colour, channels, box):
+        mix(picture, layer)
 
 
 def footprint(picture: Picture, mask: Array, frame_to_mask: Array) -> Box | None:
@@ -68,14 +89,14 @@ def footprint(picture: Picture, mask: Array, frame_to_mask: Array) -> Box | None
     high = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 2, (picture.width, picture.height))
     if (low >= high).any():
         return None
-    step_x, step_y = _grid(picture)
+    step_x, step_y = grid(picture.format)
     x0, y0 = int(low[0]) // step_x * step_x, int(low[1]) // step_y * step_y
     return x0, y0, -(-int(high[0]) // step_x) * step_x, -(-int(high[1]) // step_y) * step_y
 
 
-def _grid(picture: Picture) -> tuple[int, int]:
-    """How many px the picture's coarsest plane has to a sample, across and down."""
-    planes = picture.format.planes
+def grid(format: PixelFormat) -> tuple[int, int]:
+    """How many px the format's coarsest plane has to a sample, across and down."""
+    planes = format.planes
     return 1 << max(plane.log2_w for plane in planes), 1 << max(plane.log2_h for plane in planes)
 
 
@@ -106,26 +127,39 @@ def _resized(square: Array, side: int, enlarging: int) -> Array:
     return cv2.resize(square, (side, side), interpolation=method)
 
 
-def _mix(picture: Picture, colour: Colour, channels: dict[str, Array], box: Box) -> None:
-    """Mixes the warped components and "alpha", each of the box's size and a margin of `_grid`, into the planes."""
-    margin = _grid(picture)
+def layers(picture: Picture, colour: Colour, channels: dict[str, Array], box: Box) -> Iterator[Layer]:
+    """What is to be mixed into a picture's planes, brought down to their sampling.
+
+    Args:
+        picture: its format and size count, not its samples.
+        colour: the stream's tags.
+        channels: (h, w) each, of the box's size and a margin of `grid` on every side: code values by the name of their
+            component, and "alpha", the share of them; uint8 0..255, or for deeper pictures float32, alpha 0..1.
+        box: where they lie in the picture, x0, y0, x1, y1 px, on whole chroma samples.
+    """
+    margin = grid(picture.format)
     inner = (slice(margin[1], -margin[1]), slice(margin[0], -margin[0]))
     alpha = _within(channels["alpha"][inner], picture, box)
-    for layout, plane in zip(picture.format.planes, picture.planes, strict=True):
+    shapes = picture.format.shapes(picture.width, picture.height)
+    for number, (layout, shape) in enumerate(zip(picture.format.planes, shapes, strict=True)):
         log2 = (layout.log2_w, layout.log2_h)
         subsampled = log2 != (0, 0)
         plane_alpha = averaged(alpha, log2, chroma_centre(*log2), (0, 0)) if subsampled else alpha
         x, y = box[0] >> log2[0], box[1] >> log2[1]
-        target = plane[y : y + plane_alpha.shape[0], x : x + plane_alpha.shape[1]]
-        inside = (slice(target.shape[0]), slice(target.shape[1]))
+        there = (slice(y, min(y + plane_alpha.shape[0], shape[0])), slice(x, min(x + plane_alpha.shape[1], shape[1])))
+        inside = (slice(there[0].stop - y), slice(there[1].stop - x))
         for place, name in enumerate(layout.components):
             if name not in channels:
                 continue
             samples = channels[name][inner]
             if subsampled:
                 samples = averaged(channels[name], log2, chroma_offset(picture.format, colour, *log2), margin)
-            component = target if target.ndim == 2 else target[:, :, place]
-            _mix_component(component, samples[inside], plane_alpha[inside], picture.format.shift)
+            yield Layer(number, there if len(shape) == 2 else (*there, place), samples[inside], plane_alpha[inside])
+
+
+def mix(picture: Picture, layer: Layer) -> None:
+    """Mixes one layer into the picture's plane, in place; what has no share in it stays to the bit."""
+    _mix_component(picture.planes[layer.plane][layer.there], layer.samples, layer.alpha, picture.format.shift)
 
 
 def _within(alpha: Array, picture: Picture, box: Box) -> Array:
