@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from models import autoencoders, durable, kept, tensor_file
+from models import autoencoders, carried, durable, kept, tensor_file
 from models.autoencoder import Autoencoder
 from models.blocks import Layers
 from models.description import FILE, ModelDescription, read
@@ -63,11 +63,13 @@ def save(
     description: ModelDescription,
     state: Mapping[str, Tensor] | None = None,
     state_facts: Mapping[str, str] | None = None,
+    identity_files: Mapping[str, bytes] | None = None,
 ) -> ModelDescription:
     """Writes the model, replacing the one in `folder` at once and durably; gives the description as written.
 
-    `state` (with `state_facts`, strings) is what a resumed training needs beside the weights. What is kept
-    (`models/kept.py`) stays.
+    `state` (with `state_facts`, strings) is what a resumed training needs beside the weights. `identity_files`, by
+    their digests, are those that `description.identities` names, unless they are there. What is kept (`models/kept.py`)
+    stays.
 
     Raises:
         WeightsError: a weight is no number, or the folder can't be written; the old model is still there then.
@@ -77,12 +79,12 @@ def save(
     if name := _not_finite(weights):
         raise WeightsError(f"the model {folder} is not saved: {name} holds infinities or what is no number")
     try:
-        durable.make_folder(folder)
-        file, digest = tensor_file.write(folder, "model", weights, {})
+        durable.make_folder(folder, private=True)
+        carried.put(folder, identity_files or {})
+        file, digest = tensor_file.write(folder, "model", weights, carried.facts(description.identities))
         state_file, state_digest = "", ""
         if state is not None:
             state_file, state_digest = tensor_file.write(folder, "state", state, state_facts or {})
-        durable.sync_folder(folder)  # else the description could outrun the files it names to the disk
         written = replace(
             description,
             weights=file,
@@ -91,10 +93,7 @@ def save(
             state_digest=state_digest,
             saved=datetime.now(UTC).isoformat(),
         )
-        with durable.replacing(folder / FILE) as out:
-            out.write(written.to_json().encode())
-        durable.sync_folder(folder)
-        kept.drop_unnamed(folder)
+        _put_in_place(folder, written)
     except OSError as error:
         with suppress(OSError):  # the weights of a state that no longer fitted, else each attempt would leave some
             kept.drop_unnamed(folder)
@@ -108,13 +107,15 @@ def load(folder: Path | str) -> tuple[Autoencoder, ModelDescription]:
     Raises:
         WeightsError: something is missing, damaged, or of another shape than the description says; it offers the
             newest good model that was kept.
+        ConsentError: its weights were made of other people than it says.
     """
     folder = Path(folder)
     try:
         description = read(folder)
         model = _build(folder, description)
         where = folder / description.weights
-        weights, _ = tensor_file.read(where, description.digest)
+        weights, facts = tensor_file.read(where, description.digest)
+        carried.agree(facts, folder, description)
         _check_shapes(weights, model.state_dict(), where)
         if name := _not_finite(weights):
             raise WeightsError(f"{where}: {name} holds infinities or what is no number")
@@ -142,6 +143,47 @@ def load_state(folder: Path | str, description: ModelDescription) -> tuple[dict[
         return tensor_file.read(folder / description.state, description.state_digest)
     except WeightsError as error:
         raise WeightsError(f"{error}{kept.offer(folder)}") from error
+
+
+def attach(folder: Path | str, files: Mapping[str, bytes], digests: Mapping[str, str]) -> ModelDescription:
+    """Has the model in `folder` carry identities that it did not, or renewed ones; gives its new description.
+
+    Its weights stay what they are, in a file with another header, and so do its training's state and what is kept of
+    it. Nobody else may be changing the model meanwhile.
+
+    Args:
+        files: identity files by their digests; digests: of each person concerned, by name.
+
+    Raises:
+        ConfigError: the model does not know one of these people.
+        ConsentError: it was edited after training.
+        WeightsError: it is damaged, in use, or cannot be written; it is what it was then.
+    """
+    folder = Path(folder)
+    with kept.claimed(folder):
+        before = kept.read(folder)
+        if strangers := sorted(set(digests) - set(before.people)):
+            raise ConfigError(f"the model {folder} knows {', '.join(before.people)}, not {strangers[0]!r}")
+        weights, facts = tensor_file.read(folder / before.weights, before.digest)
+        carried.agree(facts, folder, before)
+        after = replace(before, identities=before.identities | dict(digests))
+        try:
+            carried.put(folder, files)
+            file, digest = tensor_file.write(folder, "model", weights, carried.facts(after.identities))
+            after = replace(after, weights=file, digest=digest)
+            _put_in_place(folder, after)
+        except OSError as error:
+            raise WeightsError(f"the model {folder} cannot be written: {error}") from error
+    return after
+
+
+def _put_in_place(folder: Path, description: ModelDescription) -> None:
+    """Makes the model what the description says, whose files are there. Raises OSError."""
+    durable.sync_folder(folder)  # else the description could outrun the files it names to the disk
+    with durable.replacing(folder / FILE) as out:
+        out.write(description.to_json().encode())
+    durable.sync_folder(folder)
+    kept.drop_unnamed(folder)
 
 
 def _build(folder: Path, description: ModelDescription) -> Autoencoder:

@@ -3,6 +3,7 @@
     model.json                       this description of the model as it is now
     model.<digest>.safetensors       the weights it names
     state.<digest>.safetensors       the training's state it names, if training may go on
+    identities/<digest>.yaml         whose faces are in the weights, and what they agreed to (models/carried.py)
     kept/backup.000001200.json ...   descriptions of the model as it was (models/kept.py)
 
 Weights and states are named after their content and never change; a model is what a description names. So putting
@@ -25,8 +26,11 @@ from models import autoencoders, durable
 from models.layer_options import LayerOptions
 from pipeline.errors import WeightsError
 
-VERSION = 2
+VERSION = 3
 FILE = "model.json"
+
+#: The version before models carried identities: read as one of people who have none.
+_WITHOUT_IDENTITIES = 2
 
 #: The longest description that is read, in bytes; real ones have two thousand.
 LONGEST = 1 << 20
@@ -35,6 +39,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = re.compile(r"model\.[0-9a-f]{12}\.safetensors")
 _STATE = re.compile(r"state\.[0-9a-f]{12}\.safetensors")
 _PERSON = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ORIGIN = re.compile(r"origin:[A-Za-z0-9_-]{1,80}")
 _WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00")
 _LAYERS = get_type_hints(LayerOptions)
 
@@ -56,6 +61,8 @@ class ModelDescription:
         iterations: training steps so far; `faces`: faces seen, all people together; `seconds`: time spent.
         loss: the last smoothed training loss of each person.
         saved: when it was written, in ISO 8601, UTC; empty where that is not known.
+        identities: the digest (SHA-256, hexadecimal) of the identity file of each person who has one, by name; and,
+            by names that begin with "origin:", of those in the weights of a model that this one was started from.
     """
 
     architecture: str
@@ -76,6 +83,7 @@ class ModelDescription:
     seconds: float = 0.0
     loss: dict[str, float] = field(default_factory=dict)
     saved: str = ""
+    identities: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
     @property
@@ -123,6 +131,15 @@ def _is_losses(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _is_identities(value: object) -> bool:
+    if not isinstance(value, dict) or len(value) > 8192:
+        return False
+    return all(
+        (_PERSON.fullmatch(name) or _ORIGIN.fullmatch(name)) and isinstance(digest, str) and _DIGEST.fullmatch(digest)
+        for name, digest in value.items()
+    )
+
+
 def _matches(pattern: re.Pattern[str], may_be_empty: bool = False) -> Callable[[object], bool]:
     def check(value: object) -> bool:
         return isinstance(value, str) and (bool(pattern.fullmatch(value)) or (may_be_empty and value == ""))
@@ -152,6 +169,7 @@ _CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
     "seconds": (_is_number, "a number"),
     "loss": (_is_losses, "an object of numbers"),
     "saved": (_matches(_WHEN, may_be_empty=True), "empty or a time such as 2024-05-17T21:04:09+00:00"),
+    "identities": (_is_identities, "an object of people's names and 64 hexadecimal digits each"),
 }
 
 
@@ -164,7 +182,9 @@ def parse(text: str, where: str) -> ModelDescription:
     if not isinstance(content, dict):
         raise WeightsError(f"{where} does not describe a model: it must hold one JSON object")
     version = content.get("version")
-    if version != VERSION:
+    if version == _WITHOUT_IDENTITIES and "identities" not in content:
+        content |= {"version": VERSION, "identities": {}}
+    elif version != VERSION:
         raise WeightsError(f"{where} has version {reprlib.repr(version)}, this program reads {VERSION}")
     if foreign := sorted(set(content) - set(_CHECKS)):
         raise WeightsError(f"{where} has a key {reprlib.repr(foreign[0])} that models do not have")
@@ -180,6 +200,8 @@ def parse(text: str, where: str) -> ModelDescription:
         known = ", ".join(autoencoders.names())
         named = reprlib.repr(content["architecture"])
         raise WeightsError(f"{where} names the architecture {named}; this program has: {known}")
+    if strangers := sorted(set(filter(_PERSON.fullmatch, content["identities"])) - set(content["people"])):
+        raise WeightsError(f"{where}: identities names {strangers[0]}, who is none of its people")
     content["people"] = tuple(content["people"])
     content["layers"] = asdict(LayerOptions(**content["layers"]))
     return ModelDescription(**content)

@@ -14,12 +14,16 @@ _PIECE = 1 << 20  # bytes read at once
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Gives what to write into; `file` is replaced when that is whole and on the disk. OSError leaves all as it was."""
+def replacing(file: Path, private: bool = False) -> Iterator[BinaryIO]:
+    """Gives what to write into; `file` is replaced when that is whole and on the disk. OSError leaves all as it was.
+
+    A `private` file is for its owner alone (0600).
+    """
     beside = file.with_name(f".{file.name}.part")
     beside.unlink(missing_ok=True)
     try:
-        with beside.open("xb") as out:  # never through a link that somebody put there
+        # Exclusively: never through a link that somebody put there.
+        with open(beside, "xb", opener=for_owner if private else None) as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
@@ -28,10 +32,18 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes the folder, and those above it, to stay. OSError where that can't be."""
+def for_owner(name: str, flags: int) -> int:
+    """An `opener` for `open`: a file that is made is its owner's alone (0600)."""
+    return os.open(name, flags | os.O_CLOEXEC, 0o600)
+
+
+def make_folder(folder: Path, private: bool = False) -> None:
+    """Makes the folder, and those above it, to stay. OSError where that can't be.
+
+    A `private` one that was not there is for its owner alone (0700).
+    """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
     for place in missing:
         sync_folder(place.parent)
 

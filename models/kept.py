@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models import description, durable
+from models import carried, description, durable
 from models.description import FILE, ModelDescription
 from pipeline.errors import ConfigError, WeightsError
 
@@ -180,24 +180,26 @@ def read(folder: Path | str) -> ModelDescription:
 
 
 def drop_unnamed(folder: Path) -> None:
-    """Removes weights and states that no description names, and what was half written.
+    """Removes weights, states and copies of identity files that no description names, and what was half written.
 
     A description that is damaged still keeps what it names; while one can't be read at all, nothing is removed.
     Raises OSError where files can't be removed.
     """
-    named: set[bytes] = set()
+    read = b""
     for name in (NOW, *_names(folder)):
         try:
             with durable.open_regular(_file(folder, name)) as content:
-                named |= set(_FILES.findall(content.read(description.LONGEST)))
+                read += content.read(description.LONGEST)
         except FileNotFoundError:
             continue
         except OSError:
             return
+    named = set(_FILES.findall(read))
     for pattern in ("model.*.safetensors", "state.*.safetensors", ".model.*.part", ".state.*.part", "kept/.*.part"):
         for file in folder.glob(pattern):
             if file.name.encode() not in named:
                 file.unlink(missing_ok=True)
+    carried.drop_unnamed(folder, read)
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ output is the iterations that the killed process had begun to put in place, and 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -34,13 +35,20 @@ def state_of(iteration: int) -> dict[str, torch.Tensor]:
     return {"moment": torch.full((STATE,), float(iteration)), "step": torch.tensor([iteration])}
 
 
+def identities_of(iteration: int) -> dict[str, str]:
+    """Whose faces that iteration has learnt: one of them changes with each."""
+    return {"a": hashlib.sha256(str(iteration).encode()).hexdigest(), "b": "0" * 64}
+
+
 def save(folder: Path, model: original.SharedEncoder, description: ModelDescription, iteration: int) -> None:
     """A model whose every weight is its iteration, and what a training keeps of it."""
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(iteration)
-    described = replace(description, iterations=iteration)
-    written = checkpoint.save(folder, model, described, state_of(iteration), {"iteration": str(iteration)})
+    described = replace(description, iterations=iteration, identities=identities_of(iteration))
+    files = {digest: name.encode() for name, digest in described.identities.items()}
+    facts = {"iteration": str(iteration)}
+    written = checkpoint.save(folder, model, described, state_of(iteration), facts, files)
     kept.keep(folder, written, "backup", 2)
     if iteration % 3 == 0:
         kept.keep(folder, written, "snapshot", 3)

@@ -48,6 +48,17 @@ def test_what_is_written_is_read(coverage: float, people: list[str], iterations:
     assert parse(made.to_json(), "here") == made
 
 
+def test_identities_are_of_people_or_of_where_the_model_comes_from() -> None:
+    identities = {"b": "1" * 64, "origin:carl": "2" * 64, "origin:b-2": "1" * 64}
+    assert parse(changed(identities=identities), "here").identities == identities
+
+
+def test_a_model_from_before_there_were_identities_is_one_of_people_without() -> None:
+    content = json.loads(changed(version=2))
+    del content["identities"]
+    assert parse(json.dumps(content), "here") == GOOD
+
+
 def test_layers_are_given_as_options_with_what_is_usual_for_the_rest() -> None:
     given = parse(changed(layers={"mask": True, "upscaler": "fast"}), "here")
     assert given.layer_options == LayerOptions(mask=True, upscaler="fast")
@@ -61,9 +72,18 @@ def test_layers_are_given_as_options_with_what_is_usual_for_the_rest() -> None:
         ("", "here is not JSON"),
         ("[" * 100000, "here is not JSON"),
         ("[]", "must hold one JSON object"),
-        (changed(version=1), "has version 1, this program reads 2"),
+        (changed(version=1), "has version 1, this program reads 3"),
         (changed(speed=3), "has a key 'speed' that models do not have"),
-        (json.dumps({"version": 2}), "lacks the key 'architecture'"),
+        (json.dumps({"version": 3}), "lacks the key 'architecture'"),
+        (changed(version=2), "has version 2, this program reads 3"),
+        (changed(identities=[]), "identities must be"),
+        (changed(identities={"a": "x"}), "identities must be"),
+        (changed(identities={"a": None}), "identities must be"),
+        (changed(identities={"a\n": "0" * 64}), "identities must be"),
+        (changed(identities={"origin:": "0" * 64}), "identities must be"),
+        (changed(identities={"parent:a": "0" * 64}), "identities must be"),
+        (changed(identities={f"origin:{i}": "0" * 64 for i in range(9000)}), "identities must be"),
+        (changed(identities={"carl": "0" * 64}), "identities names carl, who is none of its people"),
         (changed(architecture="origami"), "'origami'; this program has: .*original"),
         (changed(architecture=3), "architecture must be a name"),
         (changed(input_size=True), "input_size must be"),

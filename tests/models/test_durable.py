@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,15 @@ def test_digests(tmp_path: Path) -> None:
     content = os.urandom(2_500_000)
     (tmp_path / "file").write_bytes(content)
     assert durable.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_what_is_private_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        durable.make_folder(tmp_path / "a" / "b", private=True)
+        with durable.replacing(tmp_path / "a" / "b" / "file", private=True) as out:
+            out.write(b"x")
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "a").rglob("*")}
+    assert modes == {"b": 0o700, "file": 0o600}

@@ -178,7 +178,7 @@ def test_harm_is_found_by_name(folder: Path, part: str, harm: Callable[[Path], N
 def test_a_damaged_description_is_listed_and_keeps_its_files(folder: Path) -> None:
     file = folder / "kept" / "backup.000000200.json"
     content = json.loads(file.read_text())
-    file.write_text(file.read_text().replace('"version": 2', '"version": 9'))
+    file.write_text(file.read_text().replace('"version": 3', '"version": 9'))
     entry = next(entry for entry in kept.entries(folder) if entry.name == "backup.000000200")
     assert entry.intact is False and entry.iteration == 200 and entry.size == 0
     assert "has version 9" in kept.check(folder, entry)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from models import checkpoint, kept
+from models import carried, checkpoint, kept
 from models.description import ModelDescription, parse_file, read
 from tests.models import saver
 
@@ -60,6 +60,9 @@ def verify(folder: Path) -> int:
     wanted = saver.state_of(iteration)
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
     assert facts == {"iteration": str(iteration)}
+    assert description.identities == saver.identities_of(iteration)
+    for each in (description, *descriptions(folder)):
+        assert carried.copies(folder, each.identities.values()) == {d: n.encode() for n, d in each.identities.items()}
     for entry in kept.entries(folder):
         assert not kept.check(folder, entry), entry
         assert entry.name == "best" or int(entry.name.split(".")[1]) == entry.iteration
@@ -95,8 +98,11 @@ def test_killed_while_saving(killed: Killed, folder: Path, kills: int) -> None:
         last = here
     assert cut_short > kills / 2, "kills shall come in the middle of a save"
     saver.save(folder, one, description, last + 1)
-    named = {file for d in [read(folder), *descriptions(folder)] for file in (d.weights, d.state)}
-    assert {file.name for file in folder.iterdir()} == {"model.json", "kept", *named}
+    described = [read(folder), *descriptions(folder)]
+    named = {file for d in described for file in (d.weights, d.state)}
+    assert {file.name for file in folder.iterdir()} == {"model.json", "kept", "identities", *named}
+    copies = {f"{digest}.yaml" for d in described for digest in d.identities.values()}
+    assert {file.name for file in (folder / "identities").iterdir()} == copies
     assert {file.suffix for file in (folder / "kept").iterdir()} == {".json"}
 
 
