@@ -23,15 +23,12 @@ from pipeline.child import PEER_GONE, Line, begin, orphaned
 from pipeline.errors import ChangedError, PublishError
 from pipeline.failures import failure_of
 from pipeline.messages import Broken, Ended, Finish, Finishing, Ready, pack, unpack
-from pipeline.publish import discard, partial_path, path_beside, publish, sync, take_over
+from pipeline.publish import DETACHED, SEALING, discard, partial_path, path_beside, publish, sync, take_over
 from pipeline.specs import Outcome, StageSpec
 from pipeline.types import Clip, Finisher, Report, Sealed, Sealer
 
 #: What the door is called, where stages are named.
 NAME = "publish"
-
-#: What lies beside a finished file whose container takes no manifest; and while one is put in, the file with it.
-DETACHED, SEALING = ".c2pa", ".sealing"
 
 #: How often at most the parent is told how far a file is.
 _PULSE_S = 0.25

@@ -20,6 +20,9 @@ from pipeline.errors import PublishError
 #: The longest name that common file systems take, in bytes.
 NAME_MAX = 255
 
+#: What lies beside a finished file whose container takes no manifest; and what a file is called while it gets one.
+DETACHED, SEALING = ".c2pa", ".sealing"
+
 _PARTIAL = re.compile(r"^\..*\.(?P<pid>\d+)-\d+\.part$", re.DOTALL)
 
 
