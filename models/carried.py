@@ -51,6 +51,10 @@ class Identities:
     replaced: Collection[str] = frozenset()
 
 
+#: Whose faces are learnt is not known.
+NOBODY = Identities()
+
+
 def renewed(before: Mapping[str, str], given: Identities) -> dict[str, str]:
     """What a model that is trained on carries: what it did, with what is new. Nobody is dropped but for a newer one."""
     return {name: digest for name, digest in before.items() if digest not in given.replaced} | dict(given.digests)

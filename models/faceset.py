@@ -4,6 +4,9 @@
     faces.jsonl           one line a face
     crops/000000.png      8-bit colour, size x size px
     masks/000000.png      8-bit gray, the same square; 255 is face
+    identity.yaml         whose faces they are, and what that person agreed to; not written, read or removed here
+
+Faces are biometric data: what is written here is for its owner alone (folders 0700, files 0600).
 
 A folder of pictures that holds no faceset.json is taken as a face set too: each picture is one upright crop. Such a
 set has neither landmarks nor masks.
@@ -13,8 +16,10 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +29,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models import pictures
+from models import durable, pictures
 from models.face_record import NAME, from_line, identity, to_line
 from models.face_record import FaceRecord as FaceRecord
 from pipeline.errors import InputError
@@ -32,6 +37,8 @@ from pipeline.errors import InputError
 VERSION = 1
 FILE = "faceset.json"
 LINES = "faces.jsonl"
+#: What may lie in a face set's folder before there is a set.
+IDENTITY = "identity.yaml"
 #: What a crop's square can be centred on.
 CROPS = ("face", "head")
 
@@ -103,15 +110,15 @@ class FaceSetWriter:
         self._count = self._next = 0
         before = ""
         try:
-            if self._folder.exists() and any(self._folder.iterdir()):
+            if not is_empty(self._folder):
                 if not add:
                     raise InputError(f"{self._folder} is not empty; give another folder for the face set, or remove it")
                 before = self._taken_up()
-            for part in ("crops", "masks"):
-                (self._folder / part).mkdir(parents=True, exist_ok=True)
+            for part in (self._folder, self._folder / "crops", self._folder / "masks"):
+                _make_private(part)
             # Lines of a new set show that it is unfinished; those of a set that is there stay until the end.
             self._part = self._folder / (f".{LINES}.part" if before else LINES)
-            self._lines: TextIO = self._part.open("w", encoding="utf-8")
+            self._lines: TextIO = open(self._part, "w", encoding="utf-8", opener=durable.for_owner)  # noqa: SIM115
             self._lines.write(before)
         except OSError as error:
             raise InputError(f"the face set {self._folder} cannot be written: {error}") from error
@@ -204,11 +211,30 @@ class FaceSetWriter:
         }
         beside = self._folder / f".{FILE}.part"
         try:
-            beside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            with open(beside, "w", encoding="utf-8", opener=durable.for_owner) as out:
+                out.write(json.dumps(about, indent=2) + "\n")
             self._part.replace(self._folder / LINES)
             beside.replace(self._folder / FILE)
         except OSError as error:
             raise InputError(f"the face set {self._folder} cannot be completed: {error}") from error
+
+
+def is_empty(folder: Path | str) -> bool:
+    """Whether a face set could be made there: there is no such folder, or nothing in it but somebody's identity.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    folder = Path(folder)
+    return not folder.exists() or all(entry.name == IDENTITY for entry in folder.iterdir())
+
+
+def _make_private(folder: Path) -> None:
+    """A folder for its owner alone, also where it was there and open to others. Raises OSError."""
+    durable.make_folder(folder, private=True)
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        with suppress(PermissionError):  # it is somebody else's, or its file system knows no such thing
+            folder.chmod(0o700)
 
 
 def read(folder: Path | str, *, plain_coverage: float = 1.0, plain_crop: str = "face") -> FaceSet:
@@ -331,7 +357,7 @@ def _read_plain(folder: Path, coverage: float, crop: str) -> FaceSet:
     faces: list[FaceRecord] = []
     sides: list[int] = []
     junk: list[str] = []
-    for file in sorted(file for file in folder.iterdir() if not file.name.startswith(".")):
+    for file in sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.name != IDENTITY):
         if not file.is_file() or file.suffix.lower() not in pictures.SUFFIXES:
             junk.append(f"{file.name} is no picture")
             continue

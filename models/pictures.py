@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models import durable
 from pipeline.errors import InputError
 
 #: Extensions of the pictures that are read here, in small letters.
@@ -105,11 +106,16 @@ def read(file: Path, flags: int = cv2.IMREAD_COLOR) -> NDArray[Any]:
 
 
 def write(file: Path, picture: NDArray[Any]) -> None:
-    """Writes a uint8 BGR or gray picture as a quickly packed PNG. Raises InputError where the disk refuses."""
+    """Writes a uint8 BGR or gray picture as a quickly packed PNG, for its owner alone (0600).
+
+    Raises:
+        InputError: the disk refuses.
+    """
     done, content = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done, "PNG takes any 8-bit picture"
     try:
-        file.write_bytes(content.tobytes())
+        with open(file, "wb", opener=durable.for_owner) as out:
+            out.write(content.tobytes())
     except OSError as error:
         raise InputError(f"the face {file} cannot be written: {error}") from error
 

@@ -7,12 +7,14 @@ says which of the old ones they start from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint
+from models import carried, checkpoint, kept
 from models.autoencoder import Autoencoder
+from models.carried import Identities
 from models.train.recipe import Transfer
 from pipeline.errors import ConfigError
 
@@ -47,6 +49,19 @@ def start(model: Autoencoder, transfer: Transfer) -> tuple[str, ...]:
             ours[name].copy_(tensor)
     left = [name for name in ours if name not in taken]
     return tuple(_notes(transfer, roles, taken, left, {name for name in left if sources[name] in theirs}))
+
+
+def identities(transfer: Transfer, given: Identities) -> Identities:
+    """Whose faces a new model carries: those `given`, and those in the weights that it starts from.
+
+    Raises:
+        WeightsError: the old model cannot be read.
+    """
+    if transfer.start_from is None:
+        return given
+    origin = kept.read(transfer.start_from).identities
+    files = carried.copies(transfer.start_from, origin.values())
+    return replace(given, digests=carried.inherited(origin, given), files=files | dict(given.files))
 
 
 def freeze(model: Autoencoder, prefixes: Iterable[str]) -> int:

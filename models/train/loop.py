@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models import durable, kept, tensors
+from models import carried, durable, kept, tensors
 from models.description import ModelDescription
 from models.faceset import FaceSet, divided
 from models.reports.judge import Judge, Landmarks
@@ -74,19 +74,27 @@ class Around:
 _ALONE = Around()
 
 
-def train(config: Config, sets: Mapping[str, FaceSet], folder: Path | str, around: Around = _ALONE) -> TrainingResult:
+def train(
+    config: Config,
+    sets: Mapping[str, FaceSet],
+    folder: Path | str,
+    around: Around = _ALONE,
+    identities: carried.Identities = carried.NOBODY,
+) -> TrainingResult:
     """Trains the model in `folder` on, or a new one where there is none, until an end of `config` or `around.stop`.
 
     Args:
         sets: each person's faces; of two, the first is the one in the clips, the second whose face is put there.
+        identities: what is known of these people; the model carries it. Nothing is asked of it here.
 
     Raises:
+        ConsentError: the model in `folder`, or the one to start from, was edited to hide whose faces are in it.
         ConfigError: settings that do not fit the model in `folder`.
         InputError: a face set without a usable face.
         RequirementError: a device that is not there, or not enough memory for one face.
         WeightsError: the model in `folder` is damaged, in use, cannot be written, or broke down too often.
     """
-    with _begun(config, sets, Path(folder), around) as training:
+    with _begun(config, sets, Path(folder), around, identities) as training:
         return training.run()
 
 
@@ -103,12 +111,18 @@ def try_rates(
 
 
 @contextmanager
-def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Around) -> Iterator[_Training]:
+def _begun(
+    config: Config,
+    sets: Mapping[str, FaceSet],
+    folder: Path,
+    around: Around,
+    identities: carried.Identities = carried.NOBODY,
+) -> Iterator[_Training]:
     with ExitStack() as stack:
         leads, new = around.world.rank == 0, not kept.is_model(folder)
         if leads and not new:
             stack.enter_context(kept.claimed(folder))
-        session = Session.begin(config, folder, tuple(sets), around.world, around.stop)
+        session = Session.begin(config, folder, tuple(sets), around.world, around.stop, identities)
         description, share = session.description, config.data.held_out if config.judge.every else 0.0
         parts = {person: divided(sets[person], share) for person in session.people}
 
@@ -120,7 +134,7 @@ def _begun(config: Config, sets: Mapping[str, FaceSet], folder: Path, around: Ar
             {person: load(person, both[half]) for person, both in parts.items() if both[half].faces} for half in (0, 1)
         )
         if leads and new:  # only now that nothing speaks against it
-            durable.make_folder(folder)
+            durable.make_folder(folder, private=True)
             stack.enter_context(kept.claimed(folder))
         around.world.barrier()
         around.world.broadcast(session.model.state_dict().values())  # whatever each of them has found

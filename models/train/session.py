@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models import autoencoders, checkpoint, kept, tensors, transfer
+from models import autoencoders, carried, checkpoint, kept, tensors, transfer
 from models.autoencoder import Autoencoder
 from models.description import FILE, ModelDescription
 from models.train import draws, recipe, schedule
@@ -47,6 +47,7 @@ class Session:
     Attributes:
         description: the model as this session began; `saved` as it was last saved.
         notes: what a person should know about how it began.
+        identity_files: those that are carried with it, by their digests.
     """
 
     config: recipe.Config
@@ -62,6 +63,7 @@ class Session:
     notes: tuple[str, ...]
     iteration: int
     loss: dict[str, float]
+    identity_files: Mapping[str, bytes] = field(default_factory=dict)
     costs: Costs | None = None
     rollbacks: int = 0
     last_rate: float = 0.0
@@ -75,10 +77,14 @@ class Session:
         people: Sequence[str],
         world: World,
         stop: Callable[[], bool] = lambda: False,
+        identities: carried.Identities = carried.NOBODY,
     ) -> Session:
         """Takes up the model in `folder`, or begins a new one where there is none.
 
+        `identities` are of the people in the faces; those that are in the weights already stay with them.
+
         Raises:
+            ConsentError: the weights were made of other people than the model says.
             ConfigError: settings that do not fit the model in `folder`, or an unknown architecture or option.
             WeightsError: the model is damaged, or has no training state.
         """
@@ -91,10 +97,13 @@ class Session:
         if resumes:
             model, description = checkpoint.load(folder)
             _check_fits(config, description, folder, people)
+            digests = carried.renewed(description.identities, identities)
         else:
             model, description = fresh(config, people)
             notes += transfer.start(model, config.transfer)
-        description = replace(description, session=description.session + 1)
+            identities = transfer.identities(config.transfer, identities)
+            digests = dict(identities.digests)
+        description = replace(description, session=description.session + 1, identities=digests)
         transfer.freeze(model, config.transfer.freeze)
         memory_format = torch.channels_last if config.memory.channels_last else torch.contiguous_format
         model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -120,6 +129,7 @@ class Session:
             notes,
             description.iterations,
             loss,
+            identities.files,
         )
 
     @property
@@ -193,7 +203,7 @@ class Session:
         record = replace(self.record, lowest=mean) if fallen else self.record
         state, facts = self.learner.state()
         facts |= {"recipe": json.dumps(asdict(self.config), default=str), "record": json.dumps(asdict(record))}
-        self.saved = checkpoint.save(self.folder, self.model, description, state, facts)
+        self.saved = checkpoint.save(self.folder, self.model, description, state, facts, self.identity_files)
         self.record = record  # only now: a save that fails is no backup either
         done = [("saved", FILE)]
         if fallen and safety.backups:

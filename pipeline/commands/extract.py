@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -80,6 +81,7 @@ def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress
     Raises:
         InputError: `out` holds something that cannot be added to, an input is not there, or no face was found in any.
     """
+    from models import faceset
     from pipeline import app
     from pipeline.errors import InputError, UnderstudyError
     from pipeline.runner import chain
@@ -87,7 +89,7 @@ def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress
 
     files = [file for given in inputs for file in _files(given)]
     sources, stages = app.extraction(settings)
-    is_new = not (settings.extract.add and Path(out).is_dir() and any(Path(out).iterdir()))
+    is_new = not (settings.extract.add and Path(out).is_dir() and not faceset.is_empty(out))
     failures: list[UnderstudyError] = []
     counts: Counter[str] = Counter()
     with Collect(replace(settings.extract, folder=out)) as collect:
@@ -102,13 +104,14 @@ def extract(settings: Settings, inputs: Sequence[str], out: str, shown: Progress
                     shown.say(f"understudy: error: {error}")
     if collect.count == 0 and not counts["known"]:
         if is_new:
-            shutil.rmtree(out)
+            _remove(Path(out))
         if len(files) == len(failures) == 1:
             raise failures[0]
         raise InputError(f"{_what(inputs)}: {_why_none(counts, len(failures))}")
     return {
         "faceset": out,
         "added": not is_new,
+        "has_identity": (Path(out) / faceset.IDENTITY).exists(),
         "inputs": len(files),
         "counts": dict(counts),
         "tracks": _tracks(collect),
@@ -124,6 +127,19 @@ def _through(source: Any, stages: Sequence[Stage], job: Job, shown: Progress, ch
     for frame in chain([source, *stages], clip, reports):
         shown.show(Path(job.source).name, frame.index + 1, clip.frames)
     return reports
+
+
+def _remove(folder: Path) -> None:
+    """Removes a face set in which there is no face; somebody's identity stays."""
+    from models import faceset
+
+    for entry in list(folder.iterdir()):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != faceset.IDENTITY:
+            entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _files(given: str) -> list[str]:
@@ -183,3 +199,6 @@ def _show(report: dict[str, Any]) -> None:
             print(printable(f"  track {track['track']} of {track['source']}: {track['faces']} faces"))
     if any(count > 1 for count in by_source.values()):
         print("  if these are several people, choose one with --side, --largest or --track")
+    if not report["has_identity"]:
+        faces = shlex.quote(report["faceset"])
+        print(printable(f"  say whose faces they are before you train: understudy identity add {faces} --self"))

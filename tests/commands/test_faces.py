@@ -80,6 +80,27 @@ def test_nothing_to_extract(program: Program, inputs: list[str], options: list[s
     assert not Path("faces").exists()
 
 
+def test_nothing_to_extract_leaves_an_identity_as_it_is(program: Program) -> None:
+    cv2.imwrite("plain.png", np.full((64, 64, 3), 90, np.uint8))
+    Path("faces").mkdir()
+    Path("faces/identity.yaml").write_text("whose")
+    for options in ([], ["--add"]):
+        code, _, err = program("extract", "plain.png", "-o", "faces", *options)
+        assert code == 3 and "no face was found" in the_error(err)
+        assert [file.name for file in Path("faces").iterdir()] == ["identity.yaml"]
+
+
+def test_who_has_not_said_whose_faces_they_are_is_told_how(program: Program, face_clip: Path) -> None:
+    code, out, _ = program("extract", face_clip, "-o", "my faces", "--every", "4")
+    assert code == 0 and "before you train: understudy identity add 'my faces' --self" in out
+    Path("my faces/identity.yaml").write_text("whose")
+    code, out, _ = program("extract", face_clip, "-o", "my faces", "--add")
+    assert code == 0 and "identity add" not in out
+    Path("file").touch()
+    code, _, err = program("extract", face_clip, "-o", "file", "--add")
+    assert code == 3 and "file cannot be written" in the_error(err)
+
+
 def test_several_inputs_of_no_use(program: Program) -> None:
     cv2.imwrite("plain.png", np.full((64, 64, 3), 90, np.uint8))
     code, _, err = program("extract", "none.mp4", "plain.png", "-o", "faces")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.faceset import FaceRecord, FaceSet, FaceSetWriter, divided, joined, read, sharpness
+from models.faceset import FaceRecord, FaceSet, FaceSetWriter, divided, is_empty, joined, read, sharpness
 from pipeline.errors import InputError
 
 
@@ -76,6 +79,51 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         FaceSetWriter(tmp_path / "file")
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[None]:
+    """What is made without a word is for everybody."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> set[str]:
+    return {stat.filemode(file.stat().st_mode) for file in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.usefixtures("open_to_all")
+def test_faces_are_for_their_owner_alone(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "sets" / "anna")
+    assert modes(folder) == {"drwx------", "-rw-------"}
+    assert stat.S_IMODE((tmp_path / "sets").stat().st_mode) == 0o777
+    for file in (folder, *folder.rglob("*")):  # a set from before
+        file.chmod(0o777 if file.is_dir() else 0o666)
+    with FaceSetWriter(folder, 64, 1.5, add=True) as writer:
+        writer.add(crop(9), np.ones((64, 64), np.uint8) * 255, points(9), source="b.mp4", frame=9)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for name in ("crops/000003.png", "masks/000003.png", "faces.jsonl", "faceset.json"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_an_identity_may_be_there_first(tmp_path: Path, add: bool) -> None:
+    assert is_empty(tmp_path / "s")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "identity.yaml").write_text("whose")
+    assert is_empty(tmp_path / "s")
+    with FaceSetWriter(tmp_path / "s", 64, 1.5, add=add) as writer:
+        writer.add(crop(0), np.ones((64, 64), np.uint8) * 255, points(0), source="x", frame=0)
+    assert not is_empty(tmp_path / "s")
+    assert len(read(tmp_path / "s").faces) == 1 and not read(tmp_path / "s").junk
+    assert (tmp_path / "s" / "identity.yaml").read_text() == "whose"
+
+
+def test_an_identity_among_plain_pictures_is_no_junk(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), crop(0))
+    (tmp_path / "identity.yaml").write_text("whose")
+    assert read(tmp_path).junk == ()
 
 
 def test_crops_of_another_size_are_refused(tmp_path: Path) -> None:

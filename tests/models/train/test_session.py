@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from models import checkpoint, kept, tensor_file
+from models import carried, checkpoint, kept, tensor_file
 from models.layer_options import LayerOptions
 from models.train.batch import Batch
 from models.train.recipe import Config, Judge, Losses, Optimiser, Safety, Transfer
 from models.train.session import Session, fresh
 from models.train.step import Costs, Diverged, Learner
 from models.train.world import World
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, ConsentError, WeightsError
 from tests.models.train.trainings import CONFIG, TINY, batches, content
 
 PEOPLE = ("a", "b")
@@ -205,6 +206,46 @@ def test_transfer_and_freezing_begin_with_the_model(tmp_path: Path) -> None:
     again = begun(tmp_path / "new", replace(CONFIG, transfer=transfer)).model.state_dict()
     trained = session.model.state_dict()
     assert [name for name in trained if not torch.equal(trained[name], again[name])] == [], "only once"
+
+
+# Whose faces
+
+
+def given_of(**names: str) -> carried.Identities:
+    files = {hashlib.sha256(content.encode()).hexdigest(): content.encode() for content in names.values()}
+    return carried.Identities(dict(zip(names, files, strict=True)), files)
+
+
+def trained(folder: Path, given: carried.Identities, config: Config = CONFIG) -> dict[str, bytes]:
+    """Trains a step and saves; the identity files that the model then carries, by the names it has for them."""
+    session = Session.begin(config, folder, PEOPLE, World.alone(), identities=given)
+    taught(session).save(0)
+    model = checkpoint.load(folder)[1]
+    files = carried.copies(folder, model.identities.values())
+    return {name: files[digest] for name, digest in model.identities.items()}
+
+
+def test_whose_faces_are_learnt_goes_with_the_model(tmp_path: Path) -> None:
+    assert trained(tmp_path, given_of(a="anna", b="bert")) == {"a": b"anna", "b": b"bert"}
+    assert trained(tmp_path, carried.NOBODY) == {"a": b"anna", "b": b"bert"}, "nobody is lost"
+    assert trained(tmp_path, given_of(a="anna, renewed")) == {"a": b"anna, renewed", "b": b"bert"}
+
+
+def test_whose_faces_another_model_learnt_are_in_what_starts_from_it(tmp_path: Path) -> None:
+    trained(tmp_path / "old", given_of(a="anna", b="bert"))
+    config = replace(CONFIG, transfer=Transfer(tmp_path / "old"))
+    found = trained(tmp_path / "new", given_of(a="anna", b="carl"), config)
+    assert found == {"a": b"anna", "b": b"carl", "origin:b": b"bert"}
+    assert trained(tmp_path / "new", carried.NOBODY, config) == found
+
+
+def test_a_model_that_was_edited_is_not_trained_on(tmp_path: Path) -> None:
+    trained(tmp_path / "old", given_of(a="anna"))
+    file = tmp_path / "old" / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"identities": {}}))
+    for folder, config in (("old", CONFIG), ("new", replace(CONFIG, transfer=Transfer(tmp_path / "old")))):
+        with pytest.raises(ConsentError, match="edited"):
+            begun(tmp_path / folder, config)
 
 
 # The step size
