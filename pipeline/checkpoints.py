@@ -128,7 +128,7 @@ def _holds(work: Path, checkpoint: Checkpoint) -> bool:
 
 def sweep(work: str) -> None:
     """Makes the folder where there is none, and removes what a run that was killed left half-written. OSError."""
-    Path(work).mkdir(exist_ok=True)
+    Path(work).mkdir(mode=0o700, exist_ok=True)
     for part in Path(work).glob(".*.part"):
         part.unlink(missing_ok=True)
 

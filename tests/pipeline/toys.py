@@ -10,18 +10,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.errors import InputError, PublishError
+from pipeline.errors import ConsentError, InputError, PublishError
 from pipeline.pixels import PIXEL_FORMATS
+from pipeline.publish import DETACHED, partial_path, path_beside
 from pipeline.specs import StageSpec
-from pipeline.types import Clip, Face, Frame, Frames, Job, Picture, Pulse, Report
+from pipeline.types import Clip, Face, Frame, Frames, Job, Picture, Pulse, Report, Sealed
 
 
 def picture_of(clip_id: int, index: int, width: int, height: int) -> Picture:
@@ -90,7 +91,7 @@ class Toy:
                     time.sleep(0.02)
                     frames.ready(0)
             case "long" | "long-alive":
-                for _ in range(15):
+                for _ in range(30):
                     time.sleep(0.1)
                     if self.config.trouble == "long-alive":
                         frames.ready(0)
@@ -281,3 +282,29 @@ def specs(**configs: Config) -> tuple[StageSpec, ...]:
     """make, find, gather, edit, check; give any of them a Config by name."""
     kinds = {"make": "Make", "find": "Find", "gather": "Gather", "edit": "Edit", "check": "Check"}
     return tuple(StageSpec(n, f"tests.pipeline.toys:{kind}", configs.get(n, Config())) for n, kind in kinds.items())
+
+
+class Seal:
+    """A sealer: puts a seal on the file and one beside it, and remembers; misbehaves as it is told."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.recorded: list[tuple[str, dict[str, Any]]] = []
+
+    def seal(self, clip: Clip, reports: dict[str, Report], alive: Callable[[], None]) -> Sealed:
+        if self.config.trouble == "unagreed":
+            raise ConsentError("nobody has agreed to this")
+        file = Path(clip.partial)
+        file.write_bytes(file.read_bytes() + b", sealed")
+        beside = str(path_beside(clip.target, DETACHED))
+        partial = partial_path(beside, clip.id)
+        Path(partial).write_bytes(b"a seal")
+        alive()
+        return Sealed({"sealed": 1}, (partial, beside))
+
+    def record(self, clip: Clip, reports: dict[str, Report], facts: dict[str, Any]) -> dict[str, Any]:
+        assert not Path(clip.target).exists()
+        if self.config.trouble == "revoked":
+            raise ConsentError("somebody has changed their mind")
+        self.recorded.append((clip.target, facts))
+        return {"provenance": {"row": len(self.recorded)}}
