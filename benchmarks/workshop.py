@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import av
@@ -62,6 +63,7 @@ class Workshop:
 
             network, description = checkpoint.new("original", autoencoders.preset("original", preset))
             checkpoint.save(folder, network, description)
+            _consent(folder, description.people)
         return folder
 
     def target(self) -> str:
@@ -89,6 +91,17 @@ class Workshop:
             *passing,
             StageSpec("encode", "stages.encode:Encode", encoding()),
         )
+
+
+def _consent(model: Path, people: Sequence[str]) -> None:
+    """Has the model carry the identity of nobody for each of its people: random weights show no face."""
+    from models import checkpoint
+    from pipeline.consent import identity
+
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    made = {name: identity.Identity(identity.new_id(), "synthetic", identity.Scope(), begun, begun) for name in people}
+    files = {each.digest: identity.to_bytes(each) for each in made.values()}
+    checkpoint.attach(model, files, {name: each.digest for name, each in made.items()})
 
 
 def encoding() -> encode.Config:

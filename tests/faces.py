@@ -1,4 +1,7 @@
-"""Small face sets for tests of training: painted heads that differ in their colour from person to person."""
+"""Small face sets for tests of training: painted heads that differ in their colour from person to person.
+
+Each has the identity of somebody who was never born (`tests/consent.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from models.faceset import FaceSet, FaceSetWriter, read
 from pipeline.types import Array
+from tests.consent import synthetic
 
 TINTS = {"a": (220, 60, 60), "b": (60, 90, 220), "c": (70, 200, 80)}
 
@@ -31,6 +35,7 @@ def face_set(folder: Path, person: str, count: int = 6) -> FaceSet:
         for place in range(count):
             mesh = (_MESH + np.sin(place)).astype(np.float32)
             writer.add(*head(TINTS[person], place), mesh, source=f"{person}.mp4", frame=place)
+    synthetic(folder, person)
     return read(folder)
 
 
@@ -39,4 +44,5 @@ def plain_folder(folder: Path, person: str, count: int = 3) -> Path:
     folder.mkdir(parents=True)
     for place in range(count):
         cv2.imwrite(str(folder / f"{place}.png"), head(TINTS[person], place)[0][8:56, 8:56, ::-1])
+    synthetic(folder, person)
     return folder

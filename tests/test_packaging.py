@@ -267,6 +267,9 @@ import sys
 from models import autoencoders, checkpoint
 network, description = checkpoint.new("original", autoencoders.preset("original", "sketch"), seed=1)
 checkpoint.save(sys.argv[1], network, description)
+from pathlib import Path
+from tests.consent import consented
+consented(Path(sys.argv[1]))
 """
     subprocess.run([sys.executable, "-c", make, str(model)], check=True, cwd=ROOT)
     (tmp_path / "in").mkdir()

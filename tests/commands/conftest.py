@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.errors import RequirementError
 from stages.puppets.portrait import astronaut_file
+from tests.consent import consented
 from tests.program import Program, in_this_process
 
 
@@ -34,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "sketch"
     network, description = checkpoint.new("original", autoencoders.preset("original", "sketch"), seed=1)
     checkpoint.save(folder, network, description)
-    return folder
+    return consented(folder)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import av
@@ -103,10 +104,7 @@ class TestRefusals:
 
 
 def test_a_model_of_another_shape(program: Program, model: Path, face_clip: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    for file in model.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
+    other = shutil.copytree(model, tmp_path / "other")
     text = (other / "model.json").read_text().replace('"dense": 128', '"dense": 64')
     assert text != (other / "model.json").read_text()
     (other / "model.json").write_text(text)

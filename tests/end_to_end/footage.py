@@ -20,6 +20,7 @@ import pytest
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Array, Picture
 from tests.clips import MATRICES, make_clip
+from tests.consent import consented
 
 #: x0, y0, x1, y1 of the face in the photograph, brow to chin, as parts of its width and height.
 FACE = (0.32, 0.11, 0.56, 0.41)
@@ -118,4 +119,4 @@ def random_model(folder: Path, seed: int = 1) -> Path:
     from models.autoencoders import original
 
     checkpoint.save(folder, *checkpoint.new("original", original.PRESETS["sketch"], seed=seed))
-    return folder
+    return consented(folder)
