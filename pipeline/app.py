@@ -52,7 +52,7 @@ from stages import (
 #: Keys that the program fills in itself: they follow from the model.
 FIXED = (
     *("decode.salt", "swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add"),
-    *("publish.encode", "publish.sheets", "publish.sheets_kept"),
+    *("encode.tags", "publish.encode", "publish.sheets", "publish.sheets_kept"),
 )
 
 #: The file that is read where no other is named.

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.types import Clip, Frame, Report
 from stages.codecs import CODECS, coding_for, frame_rate
 from stages.containers import muxer_for, reason
+from stages.tags import Config as Tags
 
 _PROGRESSIVE = 1
 
@@ -34,6 +35,7 @@ class Config:
             its depth.
         options: further options for the encoder, by FFmpeg's names.
         container_options: further options for the muxer.
+        tags: what the container says about where its pictures come from (filled in by the program); None: nothing.
     """
 
     codec: str = "h264"
@@ -43,6 +45,7 @@ class Config:
     pixel_format: str = "auto"
     options: Mapping[str, str] = field(default_factory=dict)
     container_options: Mapping[str, str] = field(default_factory=dict)
+    tags: Tags | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:

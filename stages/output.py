@@ -1,7 +1,8 @@
 """The finished file: a container's header, the video's packets, everything else the source had, and its end.
 
 Timestamps, rotation, aspect ratio and colour tags are the source's; sound, subtitles and the rest are copied packet by
-packet (`streams.py`). Where the video's packets come from, an encoder or segments, is its caller's business.
+packet (`streams.py`). Tags that say what was made of it come to the source's metadata (`tags.py`). Where
+the video's packets come from, an encoder or segments, is its caller's business.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import av
 
 from pipeline.types import Clip, Report
+from stages import tags
 from stages.containers import muxer_options, unwritten, writing
 from stages.encoder import Config, Encoder, Encoding
 from stages.streams import Company
@@ -39,6 +41,8 @@ class Output:
         self._clip = clip
         self._encoding = Encoding(clip, config)
         self._company = Company(clip)
+        own = tags.tags(clip, config.tags) if config.tags is not None else {}
+        self._metadata = tags.marked(self._company.metadata, own)
         try:
             # A file object, not a path: FFmpeg would leave its own descriptor open when a header is refused.
             self._file = open(clip.partial, "wb", _PYTHON_NBYTES, opener=_no_link)  # noqa: SIM115  see `close`
@@ -48,6 +52,7 @@ class Output:
         try:
             self._out = self._open(config)
             self._stream = self._company.join(self._out, lambda: self._encoding.add_to(self._out))
+            self._out.metadata.update(self._metadata)
             self._start()
         except BaseException:
             self.close()
@@ -55,8 +60,8 @@ class Output:
         self.encoder = Encoder(self._encoding, self._stream.codec_context)
 
     def _open(self, config: Config) -> av.container.OutputContainer:
-        muxer, keys = self._encoding.muxer, self._company.metadata
-        options = muxer_options(muxer, self._company.time_bases, keys)
+        muxer = self._encoding.muxer
+        options = muxer_options(muxer, self._company.time_bases, self._metadata)
         options = {**options, "flush_packets": "1", **config.container_options}
         return av.open(self._file, "w", format=muxer, container_options=options, buffer_size=_WRITE_NBYTES)
 
@@ -86,7 +91,8 @@ class Output:
             self._out.close()
             self._file.close()
             nbytes = Path(self._clip.partial).stat().st_size
-        return self._encoding.report() | self._company.report() | {"bytes": nbytes}
+        found = tags.read(self._company.metadata).report()
+        return self._encoding.report() | self._company.report() | found | {"bytes": nbytes}
 
     def close(self) -> None:
         """Closes what is open; safe to call twice."""

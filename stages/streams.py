@@ -28,7 +28,7 @@ _STALE_PREFIXES = ("bps", "number_of_", "_statistics_")
 
 
 class Company:
-    """What travels with a clip's video: the source's other streams, chapters and metadata.
+    """What travels with a clip's video: the source's other streams and chapters. Its metadata is the caller's to write.
 
     Made first (it opens the source), then `join` adds the streams to an output whose header is still to be written,
     then `advance` writes their packets as the video goes on.
@@ -58,7 +58,7 @@ class Company:
         return _kept(self._source.metadata)
 
     def join(self, out: av.container.OutputContainer, add_video: Callable[[], av.VideoStream]) -> av.VideoStream:
-        """Adds streams in the source's order, `add_video` making the video's, then chapters and metadata."""
+        """Adds streams in the source's order, `add_video` making the video's, then chapters."""
         chapters = self._source.chapters()
         self._plays_all = out.format.name not in ("mp4", "mov")
         video: av.VideoStream | None = None
@@ -69,7 +69,6 @@ class Company:
                 video.metadata.update(_kept(stream.metadata))
             elif not _written_anew(stream, out.format.name, bool(chapters)):
                 self._add(out, stream)
-        out.metadata.update(self.metadata)
         if chapters:
             out.set_chapters(chapters)
         for stream in self._source.streams:
