@@ -232,10 +232,13 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
 
 def _is_empty(connection: sqlite3.Connection, place: _Place, schema: Schema) -> bool:
     """Whether nothing is in it yet. Raises Damaged where it is another program's, or another version's."""
+    connection.execute("BEGIN")  # as of one moment: somebody may be making it
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     ours, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    connection.execute("COMMIT")
     if (ours, version) == (schema.application, schema.version):
         return False
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0 and (ours, version) == (0, 0):
+    if empty and (ours, version) == (0, 0):
         return True
     if ours != schema.application:
         raise Damaged(f"{place} is another program's database")
