@@ -21,9 +21,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline import database
+from pipeline.consent.registry import Registry
 from pipeline.database import Damaged, Database
 from pipeline.errors import TableError
-from pipeline.provenance import audit_check, audit_head, audit_row, identity_key
+from pipeline.provenance import audit_check, audit_head, audit_row
 from pipeline.provenance.audit_check import Verdict
 from pipeline.provenance.audit_row import BROKEN, COLUMNS, EVENTS, GENESIS, SCHEMA, Row, as_columns, as_row, mentions
 from pipeline.provenance.home import Home
@@ -45,7 +46,8 @@ def _now() -> datetime:
 @dataclass(frozen=True, slots=True)
 class Audit:
     """The audit of a home: files are opened for each call, so any thread may use it. Everything raises TableError where
-    the table cannot be read or written, with `errno` where that is known (ENOSPC: the disk is full).
+    the table cannot be read or written, with `errno` where that is known (ENOSPC: the disk is full), and ConsentError
+    where the home's key cannot be read.
     """
 
     home: Home
@@ -61,15 +63,12 @@ class Audit:
 
         Raises:
             ValueError, TypeError: there is no such event, or facts are not JSON's.
-            TableError: nothing has been written.
+            TableError, ConsentError: nothing has been written.
         """
         if event not in EVENTS:
             raise ValueError(f"event must be one of {', '.join(EVENTS)}, not {event!r}")
         row = audit_row.new(1, "", event, facts, GENESIS)  # what is wrong with facts is said before anything is made
-        try:
-            key = identity_key.ensure(self.home)
-        except OSError as error:
-            raise self._refused("cannot be signed", error) from error
+        key = Registry(self.home).own_key()
         with closing(database.opened(self.home.audit, SCHEMA)) as held:
             with held.writing():
                 row = self._written(held, key, row)
@@ -83,8 +82,6 @@ class Audit:
 
         The table is read bit by bit, as rows are asked for.
         """
-        if not self.home.audit.exists():
-            return
         wanted: list[str] = ["1"]
         values: list[str] = []
         if event:
@@ -98,24 +95,21 @@ class Audit:
             f"SELECT {COLUMNS} FROM audit WHERE {' AND '.join(wanted)} AND number {beyond} ?"  # noqa: S608  our own words
             f" ORDER BY number {order} LIMIT {_PAGE}"
         )
-        with closing(database.looked_at(self.home.audit, SCHEMA)) as held:
-            while page := [as_row(columns) for columns in held.read(statement, (*values, start))]:
+        with audit_check.looking(self.home.audit) as held:
+            while held and (page := [as_row(columns) for columns in held.read(statement, (*values, start))]):
                 yield from page
                 start = page[-1].number
 
     def row(self, number: int) -> Row | None:
         """The row of that number; None where there is none."""
-        if not self.home.audit.exists():
-            return None
-        with closing(database.looked_at(self.home.audit, SCHEMA)) as held:
-            return _row(held, number)
+        with audit_check.looking(self.home.audit) as held:
+            return _row(held, number) if held else None
 
     def verify(self) -> Verdict:
         """Whether it is what was written; what else is wrong with it is a fault, and each names the row."""
+        key = Registry(self.home).own_key().public_key() if self.home.identity_key.exists() else None
         try:
-            key = identity_key.read(self.home)
-            public = None if key is None else key.public_key()
-            return audit_check.verify(self.home.audit, self._beside, public)
+            return audit_check.verify(self.home.audit, self._beside, key)
         except TableError:
             raise
         except OSError as error:

@@ -8,8 +8,9 @@ the key. For these there are the reports beside the results, which have the numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pipeline import database
 from pipeline.database import Damaged, Database
+from pipeline.errors import TableError
 from pipeline.provenance import audit_head
 from pipeline.provenance.audit_head import Head
 from pipeline.provenance.audit_row import BROKEN, COLUMNS, EVENTS, GENESIS, SCHEMA, Row, as_row, mentions
@@ -131,19 +133,33 @@ def verify(table: Path, beside: Path, key: Ed25519PublicKey | None) -> Verdict:
     Raises TableError, OSError where something cannot be read; what is damaged is a fault.
     """
     check = _Check()
-    if not table.exists():
-        at_end = end_faults(None, ends(None, beside), key)
-        if not table.exists():  # else it was just being made
-            return Verdict(0, GENESIS, tuple(at_end))
     try:
-        with closing(database.looked_at(table, SCHEMA)) as held:
+        with looking(table) as held:
             end = ends(held, beside)
-            for page in _pages(held, end.last):
-                check.page(held, page)
+            if held is not None:
+                for page in _pages(held, end.last):
+                    check.page(page, _mentioned(held, page))
             at_end = end_faults(held, end, key)
     except Damaged as error:
         at_end = [str(error)]
     return check.verdict(at_end)
+
+
+@contextmanager
+def looking(table: Path) -> Iterator[Database | None]:
+    """The table for reading; None where there is none, or one that somebody is making, or died while making it.
+
+    Raises TableError.
+    """
+    try:
+        held = database.looked_at(table, SCHEMA)
+    except TableError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        yield None
+        return
+    with closing(held):
+        yield held
 
 
 def _pages(held: Database, last: int) -> Iterator[list[Row]]:
@@ -152,6 +168,15 @@ def _pages(held: Database, last: int) -> Iterator[list[Row]]:
     while page := [as_row(columns) for columns in held.read(statement, (number, last))]:
         yield page
         number = page[-1].number
+
+
+def _mentioned(held: Database, page: list[Row]) -> dict[int, set[tuple[str, str]]]:
+    """What each of these rows is found by."""
+    known: dict[int, set[tuple[str, str]]] = {}
+    for number, *words in held.read(_MENTIONED, (page[0].number, page[-1].number)):
+        kind, value = (bytes(word).decode("ascii", "replace") for word in words)
+        known.setdefault(number, set()).add((kind, value))
+    return known
 
 
 class _Check:
@@ -169,12 +194,8 @@ class _Check:
         faults = [*self._faults, *([f"and {self._more} more"] if self._more else [])]
         return Verdict(self._rows, self._digest, tuple(dict.fromkeys([*faults, *at_end])))
 
-    def page(self, held: Database, page: list[Row]) -> None:
-        """The next rows."""
-        known: dict[int, set[tuple[str, str]]] = {}
-        for number, *words in held.read(_MENTIONED, (page[0].number, page[-1].number)):
-            kind, value = (bytes(word).decode("ascii", "replace") for word in words)
-            known.setdefault(number, set()).add((kind, value))
+    def page(self, page: list[Row], known: Mapping[int, set[tuple[str, str]]]) -> None:
+        """The next rows, and what each is found by."""
         for row in page:
             self._rows += 1
             if row.number < 1:

@@ -8,8 +8,6 @@ signs identities.
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pipeline import publish
-from pipeline.originals import open_regular
+from pipeline.consent import private
 from pipeline.provenance.audit_row import GENESIS
 from pipeline.provenance.home import Home
 
@@ -70,8 +67,7 @@ def path_of(home: Home) -> Path:
 def read(path: Path) -> Head | None:
     """The head in the file; None where there is no file. Raises ValueError where it is no head, OSError."""
     try:
-        with open_regular(path) as file:
-            content = file.read(_LONGEST)
+        content = private.read(path, _LONGEST)
     except FileNotFoundError:
         return None
     try:
@@ -87,19 +83,5 @@ def read(path: Path) -> Head | None:
 
 
 def write(path: Path, head: Head) -> None:
-    """Replaces the file; it is on the disk when this returns. One process at a time. OSError leaves it as it was."""
-    partial = path.with_name(f".{path.name}.part")
-    with suppress(FileNotFoundError):
-        partial.unlink()
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(head.as_json(), file)
-            file.flush()
-            os.fsync(descriptor)
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    publish.sync(str(path.parent))
+    """Replaces the file; it is on the disk when this returns. OSError leaves it as it was."""
+    private.write(path, json.dumps(head.as_json()).encode())
