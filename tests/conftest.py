@@ -115,14 +115,15 @@ def _children() -> set[str]:
 
 
 def _shared_memory() -> set[str]:
-    """Names in /dev/shm, but for those that programs outside this test run, or other workers of it, have open or mapped
-    or have given their own number.
+    """Blocks in /dev/shm, but for those that programs outside this test run, or other workers of it, have open or
+    mapped or have given their own number.
     """
     folder = Path("/dev/shm")
     names: dict[tuple[int, int], str] = {}
     for entry in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):  # it has gone meanwhile
-            names[_file(entry.stat())] = entry.name
+            if entry.is_file():
+                names[_file(entry.stat())] = entry.name
     if not names:
         return set()
     me = psutil.Process()

@@ -140,7 +140,7 @@ def test_following_through_rotations_until_ctrl_c(state: Path) -> None:
         assert found == [f"info line {number}" for number in range(5, 500)]
         assert (state / f"{logs.FILE}.9").exists()
         running.send_signal(signal.SIGINT)
-        assert running.communicate(timeout=10) == ("", "")
+        assert running.communicate(timeout=60) == ("", "")
         assert running.returncode == 130
 
 
@@ -150,7 +150,7 @@ def test_following_what_is_not_there_yet(state: Path) -> None:
         write(state, "the first")
         assert json.loads(running.stdout.readline())["message"] == "the first"
         running.terminate()
-        assert running.wait(timeout=10) == 143
+        assert running.wait(timeout=60) == 143
 
 
 def test_a_reader_that_leaves_ends_it_though_nothing_is_logged(state: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_reader_that_leaves_ends_it_though_nothing_is_logged(state: Path) -> N
         assert running.stdout is not None and running.stderr is not None
         running.stdout.readline()
         running.stdout.close()
-        assert running.wait(timeout=10) == 141
+        assert running.wait(timeout=60) == 141
         assert running.stderr.read() == ""
 
 

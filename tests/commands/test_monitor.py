@@ -58,11 +58,11 @@ def test_it_serves_without_torch_and_ends_with_a_signal(night: Path, number: sig
         assert running.stdout is not None
         url = as_json(running.stdout.readline())["url"]
         host, _, path = url.removeprefix("http://").partition("/")
-        connection = http.client.HTTPConnection(host, timeout=20)
+        connection = http.client.HTTPConnection(host, timeout=60)
         connection.request("GET", "/state.json", headers={"Authorization": f"Bearer {path.removeprefix('?token=')}"})
         assert json.loads(connection.getresponse().read())["iteration"] == 6000
         running.send_signal(number)
-        out, err = running.communicate(timeout=20)
+        out, err = running.communicate(timeout=60)
         connection.close()
     assert (running.returncode, out) == (code, "[]\n")
     assert err == f"understudy: stopped by {number.name}\n"

@@ -250,7 +250,7 @@ def test_again_and_again_until_ctrl_c(state: Path) -> None:
         alive(state, pid=running.pid)
         assert any(json.loads(running.stdout.readline())["up"] for _ in range(20))
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=10)
+        _, err = running.communicate(timeout=60)
     assert (running.returncode, err) == (130, "")
 
 
@@ -260,7 +260,7 @@ def test_a_reader_that_leaves_ends_it(state: Path) -> None:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.readline()
         running.stdout.close()
-        assert (running.wait(timeout=10), running.stderr.read()) == (141, "")
+        assert (running.wait(timeout=60), running.stderr.read()) == (141, "")
 
 
 def test_nothing_heavy_is_loaded(state: Path) -> None:

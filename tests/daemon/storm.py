@@ -198,7 +198,7 @@ class Service:
         told = live.read(self.place.state)
         return told is not None and told.pid == self.process.pid
 
-    def stop(self, by: signal.Signals = signal.SIGTERM, within_s: float = 30.0) -> int:
+    def stop(self, by: signal.Signals = signal.SIGTERM, within_s: float = 60.0) -> int:
         """Ends it in good order, once it obeys; its exit code."""
         self.until(lambda: self.begun, "it had begun")
         self.process.send_signal(by)
@@ -271,7 +271,7 @@ def check_files(place: Place, wanted: dict[str, Shown]) -> None:
     assert not list(place.root.rglob("*.part")), "half-written files"
 
 
-def check_gone(place: Place, within_s: float = 15.0) -> None:
+def check_gone(place: Place, within_s: float = 60.0) -> None:
     """No process is left that worked there."""
     deadline = time.monotonic() + within_s
     while (left := processes_in(place.root)) and time.monotonic() < deadline:

@@ -139,7 +139,7 @@ def test_a_full_disk(rounds: int, apart: Apart, clip: bytes) -> None:
             apart.wait(lambda: bool((told := apart.live()) and told.running))
             time.sleep(chance.uniform(0, 2) if turn else 0.0)
             ballast = fill(apart.at(disk))
-            apart.wait(lambda: apart.state() == "paused", 20)
+            apart.wait(lambda: apart.state() == "paused")
             time.sleep(1.5)
             seen = apart.understudy("status")
             assert seen["state"] == "paused"
@@ -147,7 +147,7 @@ def test_a_full_disk(rounds: int, apart: Apart, clip: bytes) -> None:
             assert re.search(f"paused: .*{SAID.format(disk)}", apart.said())
             ballast.unlink()
             apart.wait(partial(apart.done, len(whole)), 60, every_s=0.5)
-            apart.wait(lambda: apart.state() == "running", 10)
+            apart.wait(lambda: apart.state() == "running")
     apart.stop()
     apart.check(whole, FRAMES)
     assert {entry.attempts for entry in apart.jobs()} == {1}
@@ -172,7 +172,7 @@ def test_an_out_folder_that_cannot_be_written_to_or_goes_away(apart: Apart, clip
     whole = drop(apart, ["a.mp4", "b.mp4"], clip)
     apart.wait(lambda: bool((told := apart.live()) and told.running))
     apart.run("mount", "-o", "remount,ro", apart.base / "out")
-    apart.wait(lambda: apart.state() == "paused", 20)
+    apart.wait(lambda: apart.state() == "paused")
     whole |= drop(apart, ["c.mp4"], clip)
     time.sleep(3.0)
     assert re.search("the out folder .* read-only", apart.understudy("status")["live"]["reason"])

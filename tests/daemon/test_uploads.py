@@ -76,7 +76,7 @@ def test_uploads_that_stall(uploads: Uploads, clips: dict[str, bytes]) -> None:
         uploads.wait(lambda: time.monotonic() > end)
         assert {Path(entry.source).name for entry in uploads.jobs()} <= endless
         half = (early.whole.keys() | late.whole.keys()) - endless
-        uploads.wait(lambda: {name for name, why in uploads.arriving().items() if why} >= half, 15)
+        uploads.wait(lambda: {name for name, why in uploads.arriving().items() if why} >= half)
         uploads.wait(lambda: uploads.done(len(endless)))
         early.go_on()
         late.go_on()

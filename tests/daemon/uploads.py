@@ -107,13 +107,13 @@ class Uploads:
         """Ends it in good order."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(30) == 0, self.said()
+        assert self._process.wait(60) == 0, self.said()
         self._process = None
 
     def ended(self) -> int:
         """Waits until it ends by itself; its exit code."""
         assert self._process is not None
-        code = self._process.wait(30)
+        code = self._process.wait(60)
         self._process = None
         return code
 

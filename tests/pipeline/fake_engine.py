@@ -319,7 +319,7 @@ class House:
     def once(self) -> None:
         """Runs until all is done."""
         with self.running(once=True) as thread:
-            thread.join(60)
+            thread.join(120)
             assert not thread.is_alive(), self.story()
 
     @contextmanager
@@ -340,7 +340,7 @@ class House:
             yield thread
         finally:
             daemon.stop()
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive(), "it does not end"
             self.failed = daemon.failed
             if raised:
@@ -374,7 +374,7 @@ class House:
         with Table.open(self.config.state / FILE, make=False) as table:
             yield table
 
-    def wait(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Waits until it is so."""
         deadline = time.monotonic() + seconds
         while True:
@@ -387,7 +387,7 @@ class House:
             assert time.monotonic() <= deadline, self.story()
             time.sleep(0.01)
 
-    def wait_for(self, name: str, state: str, folder: str = "in", seconds: float = 10.0) -> Entry:
+    def wait_for(self, name: str, state: str, folder: str = "in", seconds: float = 60.0) -> Entry:
         """Waits until a clip is in a state."""
         self.wait(lambda: self.entry(name, folder).state == state, seconds)
         return self.entry(name, folder)

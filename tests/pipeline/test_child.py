@@ -47,7 +47,7 @@ def crash(_: int, line: Line) -> None:
 
 def until_dead(child: Child) -> list[object]:
     said: list[object] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while child.alive and time.monotonic() < deadline:
         listen([child], 0.1)
         said += child.hear(4)

@@ -335,5 +335,5 @@ def test_a_lease_that_is_broken_while_held_is_said_with_a_signal_that_nobody_min
     monkeypatch.setattr(complete.fcntl, "fcntl", slow)
     assert not being_written(file)
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()

@@ -429,7 +429,7 @@ def test_the_only_clip_goes_while_it_waits(house: House) -> None:
     with house.running(once=True) as thread:
         house.wait(lambda: house.entry("a.mp4").attempts == 1 and house.entry("a.mp4").state == "waiting")
         path.unlink()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert [entry.state for entry in house.entries()] == ["cancelled"]
 
@@ -469,7 +469,7 @@ def test_a_folder_that_goes_away_and_comes_back(house: House) -> None:
         time.sleep(1.5)
         assert overview.look(house.config.state, time.time()).live.ready is False  # type: ignore[union-attr]
         away.rename(inbox)
-        house.wait(lambda: set(house.states().values()) == {"done"}, 30)
+        house.wait(lambda: set(house.states().values()) == {"done"})
     house.check(outputs=10)
     assert not [entry for entry in house.entries() if entry.state is State.CANCELLED]
 
@@ -659,7 +659,7 @@ def test_it_says_that_it_drains(house: House) -> None:
 
     class Slow(FakeEngine):
         def close(self, patience_s: float = 5.0) -> None:
-            closing.wait(10)
+            closing.wait(60)
             super().close(patience_s)
 
     house.watch(station=replace(house.shop.station(), make=lambda device, n: Slow(house.shop, "a", device, n)))

@@ -50,7 +50,7 @@ class Yard:
 
     def heed(self) -> None:
         """What the daemon does about the next lane that has left."""
-        event = self.events.get(timeout=5)
+        event = self.events.get(timeout=60)
         assert isinstance(event, Left)
         self.lanes.left(event.lane, event.error)
 
@@ -65,7 +65,7 @@ def yard(tmp_path: Path) -> Iterator[Yard]:
         yield yard
         yard.lanes.stop(0.0)
         for lane in yard.lanes.all:
-            assert lane.join(5)
+            assert lane.join(60)
 
 
 def test_one_lane_takes_so_many(yard: Yard) -> None:
@@ -200,7 +200,7 @@ def test_what_was_made_of_another_file_or_with_other_settings_goes(yard: Yard) -
         yard.table.release(entry.id, "", 0.0)
         yard.lanes.stop(0.0)
         for lane in yard.lanes.all:
-            assert lane.join(5)
+            assert lane.join(60)
     assert folders[0] == folders[1] and len(set(folders)) == 3
 
 

@@ -119,12 +119,12 @@ def test_a_killed_process_costs_one_clip(stage: str, tmp_path: Path) -> None:
 
 
 def test_a_hanging_stage_is_replaced() -> None:
-    config = EngineConfig(processes=PARALLEL, ring_mb=2, scratch_kb=64, deadline_s=1.0)
+    config = EngineConfig(processes=PARALLEL, ring_mb=2, scratch_kb=64, deadline_s=3.0)
     outcomes = run(specs(edit=Config("hang", clip=2, at=4)), config, jobs(3))
     failure = outcomes[2].failure
     assert failure is not None
     assert (failure.stage, failure.frame) == ("edit", 4)
-    assert "no progress for 1 s" in failure.reason
+    assert "no progress for 3 s" in failure.reason
     assert outcomes[1].ok and outcomes[3].ok
 
 
@@ -136,7 +136,7 @@ def test_stages_that_will_not_stay_up_are_given_up() -> None:
 
 
 def test_a_slow_last_stage_holds_the_others_back_and_memory_stays() -> None:
-    with Engine(specs(check=Config(delay_s=0.002)), SMALL) as engine:
+    with Engine(specs(check=Config(delay_s=0.005)), SMALL) as engine:
         engine.submit(Job(1, "320x240x400", ""))
         peak = 0
         while not (outcomes := engine.poll(0.02)):
@@ -146,7 +146,7 @@ def test_a_slow_last_stage_holds_the_others_back_and_memory_stays() -> None:
         assert 8 <= peak <= SMALL.max_frames + 1, "decode runs ahead by the ring and no further"
         stats = {s.name: s for s in engine.stats()}
         assert stats["make"].wait_out > stats["make"].busy, "the first stage spent its time waiting for the last"
-        assert stats["check"].busy > 0.7
+        assert stats["check"].busy > 1.9
 
 
 def test_a_full_batch_never_starves_the_ring() -> None:
@@ -190,7 +190,7 @@ def test_cancel_running_and_waiting() -> None:
 def test_a_source_that_is_long_on_its_way_to_a_frame_hears_of_a_stop() -> None:
     with Engine(specs(make=Config("wade")), SMALL) as engine:
         engine.submit(Job(1, "64x48x10", ""))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while engine.clip(1) is None:
             engine.poll(0.02)
         engine.cancel(1)
@@ -234,7 +234,7 @@ def test_closing_before_anybody_has_heard_of_a_clip_leaves_nothing(tmp_path: Pat
     engine = Engine(specs(check=Config("hang")), SMALL, finisher())
     with engine:
         engine.submit(jobs(1, folder=tmp_path)[0])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"half"]
@@ -321,7 +321,7 @@ def test_when_the_parent_dies_everything_goes(by: signal.Signals, tmp_path: Path
     assert parent.stdout is not None
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 6
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any(out.iterdir()) and time.monotonic() < deadline:
         parent.stdout.readline()
     assert [p.name for p in out.iterdir()] == ["1.out.1.part"]
@@ -365,11 +365,11 @@ def test_frames_of_failures_count_from_the_start_of_the_file(stage: str, trouble
 
 
 def test_each_stage_has_its_deadline_and_may_say_that_it_is_alive() -> None:
-    config = replace(PAIR, deadline_s=60.0, deadlines_s={"edit": 0.6})
+    config = replace(PAIR, deadline_s=60.0, deadlines_s={"edit": 1.5})
     patient = specs(find=Config("long"), edit=Config("long-alive"))
     assert run(patient, config, jobs(1))[1].ok, "one has a longer deadline, the other says that it is alive"
     failure = run(specs(edit=Config("long")), config, jobs(1))[1].failure
-    assert failure is not None and failure.reason == "its process made no progress for 0.6 s"
+    assert failure is not None and failure.reason == "its process made no progress for 1.5 s"
     with pytest.raises(ConfigError, match=r"engine\.deadlines_s\.edit must be above 0, not 0"):
         replace(PAIR, deadlines_s={"edit": 0.0})
 
@@ -416,7 +416,7 @@ def test_an_engine_that_starts_can_be_stopped_from_another_thread() -> None:
         engine.start()
     took_s = time.monotonic() - told[0]
     timer.join()
-    assert took_s < 1.0
+    assert took_s < 4.0
     assert engine.processes() == {}
 
 

@@ -112,7 +112,7 @@ class Scene:
 
     def decided(self) -> None:
         """Waits for the content of what is in doubt."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while self.intake.busy:
             assert time.monotonic() < deadline
             self.intake.take()

@@ -42,7 +42,7 @@ class Scene:
     def told(self) -> Seen:
         """The next that is told, but for those that it has settled."""
         while True:
-            seen = self.seen.get(timeout=5)
+            seen = self.seen.get(timeout=60)
             if seen.arrivals or seen.gone:
                 return seen
 
@@ -64,7 +64,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -118,7 +118,7 @@ def test_it_has_not_settled_while_it_has_orders(scene: Scene) -> None:
 
 def test_whoever_waits_for_it_to_settle_is_told(scene: Scene) -> None:
     lookout = scene.look()
-    seen = scene.seen.get(timeout=5)
+    seen = scene.seen.get(timeout=60)
     assert lookout.settled and not seen.arrivals
 
 
@@ -165,10 +165,9 @@ def test_a_defect_is_said_and_it_looks_again(
 def test_a_folder_that_does_not_answer_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.lookout._PATIENCE_S", 0.1)
     answered = threading.Event()
-    monkeypatch.setattr(Inbox, "look", lambda *_: answered.wait(10))
+    monkeypatch.setattr(Inbox, "look", lambda *_: answered.wait(60))
     lookout = scene.look()
-    time.sleep(0.1)
     begun = time.monotonic()
     lookout.close()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     answered.set()

@@ -128,7 +128,7 @@ def test_a_clip_at_work(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     lane = scene.lane()
     scene.lanes.all[0].stop(0.0)
-    assert lane.join(5)
+    assert lane.join(60)
 
     def running(**now_: object) -> live.Running:
         lane.now = Now(clips={7: clip}, **now_)  # type: ignore[arg-type]

@@ -182,6 +182,6 @@ def test_a_trainer_that_forgets_to_close_still_ends(trainer: subprocess.Popen[st
     draws(trainer, 1)
     assert trainer.stdin is not None
     trainer.stdin.close()
-    assert trainer.wait(15) == 7
+    assert trainer.wait(60) == 7
     assert gone(pids)
     assert (tmp_path / "stderr").read_text() == ""

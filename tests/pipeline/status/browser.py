@@ -109,7 +109,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str, patience_s: float = 10.0) -> None:
+    def wait(self, expression: str, patience_s: float = 60.0) -> None:
         """Until it is true."""
         deadline = time.monotonic() + patience_s
         while not self.ask(expression):
@@ -160,7 +160,7 @@ def browsing(folder: Path) -> Iterator[Tab]:
         yield tab
         tab._session = ""
         tab.call("Browser.close")
-        running.wait(10)
+        running.wait(60)
     finally:
         os.close(sent)
         os.close(received)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
 from starlette.types import ASGIApp
 
@@ -32,23 +33,24 @@ class Answer:
 
 @contextmanager
 def serving(app: ASGIApp, host: str = "127.0.0.1", terms: Terms = LOOKING) -> Iterator[Server]:
-    with Server(app, Listener.at(host, 0), terms=terms) as server:
+    # it looks as often whether to end as a test can wait for
+    with mock.patch("pipeline.status.server._LOOK_S", 0.01), Server(app, Listener.at(host, 0), terms=terms) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while not server.started and time.monotonic() < deadline:
                 time.sleep(0.005)
             yield server
         finally:
             server.stop()
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
 def ask(server: Server, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
     """Without the token; header names have _ for -. `host` replaces the right one, "" leaves it out."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     if body:
         headers = {"content_length": str(len(body)), **headers}
     given = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -105,7 +105,7 @@ def test_names_of_its_own(server: Server, host: str) -> None:
 
 
 def test_two_names_at_once(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         bearer = f"Authorization: Bearer {server.access.token}"
         raw.sendall(f"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n{bearer}\r\n\r\n".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
@@ -137,7 +137,7 @@ def test_headers_of_every_answer(server: Server) -> None:
 def test_long_ones(server: Server) -> None:
     assert refused(ask_in(server, "/?" + "x" * 5000), 414)
     assert refused(ask_in(server, "/" + "x" * 40_000), 414)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000)
         assert raw.recv(100).startswith(b"HTTP/1.1 400 "), "headers that have no end"
 
@@ -214,7 +214,7 @@ def test_what_may_be_posted(acting: Server) -> None:
 def raw_post(server: Server, *parts: bytes) -> bytes:
     """The first of the answer to a chunked POST with the token."""
     bearer = f"Authorization: Bearer {server.access.token}"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         head = f"POST / HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\nContent-Type: {FORM}\r\n"
         raw.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         for part in parts:

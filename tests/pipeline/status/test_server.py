@@ -146,10 +146,11 @@ def test_those_that_keep_coming_hold_nobody_up() -> None:
 
 
 def test_who_has_asked_is_not_sent_away() -> None:
-    gate = threading.Event()
+    gate, here = threading.Event(), threading.Semaphore(0)
 
     def slow(request: Request) -> PlainTextResponse:
-        assert gate.wait(20)
+        here.release()
+        assert gate.wait(60)
         return PlainTextResponse("well")
 
     with serving(Starlette(routes=[Route("/", slow)])) as server:
@@ -157,7 +158,8 @@ def test_who_has_asked_is_not_sent_away() -> None:
         asking = [threading.Thread(target=lambda: answers.append(ask_in(server).text)) for _ in range(5)]
         for thread in asking:
             thread.start()
-        time.sleep(0.2)
+        for _ in asking:
+            assert here.acquire(timeout=60)
         with idle(server, 400):
             gate.set()
             for thread in asking:
@@ -172,7 +174,7 @@ def test_too_many_that_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
 
     def slow(request: Request) -> PlainTextResponse:
-        assert gate.wait(20)
+        assert gate.wait(60)
         return PlainTextResponse("well")
 
     with serving(Starlette(routes=[Route("/", slow)])) as server:
@@ -180,7 +182,9 @@ def test_too_many_that_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
         asking = [threading.Thread(target=lambda: statuses.append(ask_in(server).status)) for _ in range(30)]
         for thread in asking:
             thread.start()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 60
+        while statuses.count(503) < 16 and time.monotonic() < deadline:
+            time.sleep(0.01)  # all but 14 are sent away while those are at work
         gate.set()
         for thread in asking:
             thread.join()
