@@ -2,8 +2,9 @@
 #
 #   make demo               two people's clips, a short training, the daemon, a swapped clip (under demo/)
 #   make demo MEDIA=DIR     the same with your own clips: DIR/a*.mp4 and DIR/b*.mp4
-#   make test               lint, types, tests (CPU, a few minutes)
+#   make test               lint, types, tests (CPU, less than ten minutes on two cores)
 #   make test-all           also the tests marked slow
+#   make test WORKERS=1     with one test at a time
 #   make bench              the performance bars, each a ratio inside one run
 #
 # A CUDA build of PyTorch: PIP_EXTRA_INDEX_URL=<PyTorch's index> make TORCH=torch==2.13.0+cu130 setup
@@ -13,6 +14,11 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 TORCH ?= torch==2.13.0
 MEDIA ?=
+
+# Most tests wait for processes that they have started, so there are more workers than cores. A file's tests stay with
+# one worker, which makes what they share once; files come in the order of their names, which has the longest early.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((cores < 4 ? 2 * cores : 8)))
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-all lint bench clean
 setup: $(VENV)/.ready
@@ -38,10 +44,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-test-all: lint
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 bench: setup
 	$(BIN)/understudy bench
