@@ -13,16 +13,20 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from models import kept
+from models import carried, kept
 from models.description import ModelDescription
 from models.train import profiles, recipe
 from pipeline import config
+from pipeline.consent import policy
 from pipeline.consent import settings as consent
+from pipeline.consent.policy import Consent, Origin
+from pipeline.consent.registry import Registry
 from pipeline.daemon_config import DaemonConfig
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
@@ -154,11 +158,37 @@ def describe_model(settings: Settings) -> tuple[Path, ModelDescription]:
     return settings.model, found
 
 
+def agreed(settings: Settings) -> Consent:
+    """That everybody who is in the model has agreed to what the settings have it do, by now.
+
+    Raises:
+        ConfigError, WeightsError: as `describe_model`.
+        ConsentError: somebody has not, or cannot be shown to have.
+    """
+    folder, model = describe_model(settings)
+    carried.check(folder, model)
+    asked, known = roles(model, settings.swap.to), Registry(home(settings))
+    shown = policy.of_model(folder, {person: model.identities.get(person, "") for person in asked})
+    return policy.check(shown, asked, settings.consent, known, datetime.now(UTC), Origin(str(folder)))
+
+
+def roles(model: ModelDescription, to: str) -> dict[str, tuple[str, ...]]:
+    """What everybody who is in a model has to have agreed to for `to`'s face to be put on others.
+
+    Of two people, the other is the one in the clips. Of more, who that is cannot be told; whoever was learnt, here or
+    by the model that this one was started from, must not have taken that back.
+    """
+    others = ("replace",) if len(model.people) == 2 else ()
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(model.identities, ())
+    return found | {person: ("appear",) if person == to else others for person in model.people}
+
+
 def station(settings: Settings, folder: WatchConfig) -> Station:
     """What the clips of a watched folder have in common: the settings with those that the folder has for itself.
 
     Raises:
         ConfigError, WeightsError: as `describe_model` and `engine`; settings of the folder's own that are none.
+        ConsentError: as `agreed`.
     """
     own = folder_settings(settings, folder)
     place, model = describe_model(own)
@@ -226,7 +256,9 @@ def stage_specs(
 
     Raises:
         ConfigError, WeightsError: as `describe_model`.
+        ConsentError: as `agreed`.
     """
+    agreed(settings)
     folder, model = describe_model(settings)
     return (
         source or StageSpec("decode", "stages.decode:Decode", settings.decode),

@@ -8,12 +8,13 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from pipeline import live, outcomes
 from pipeline.clerk import Clerk
 from pipeline.daemon_config import Setup, Watched
 from pipeline.dispatch import BLOCKING, GOES_ON, Dispatch, Lanes, Turn
-from pipeline.errors import ConfigError, InputError, PublishError, TableError, UnderstudyError
+from pipeline.errors import ConfigError, ConsentError, InputError, PublishError, TableError, UnderstudyError
 from pipeline.inbox import WatchConfig
 from pipeline.intake import Intake
 from pipeline.jobs import Entry, Refused, State, Table
@@ -45,6 +46,9 @@ _FINAL = (Kind.FAILED, Kind.SET_ASIDE, Kind.BLOCKED)
 #: What is left of jobs that have ended is looked for so often.
 _SWEEP_S = 60.0
 
+#: Whether those have agreed by now without whom nothing is made is asked so often.
+_ASK_S = 10.0
+
 
 class Shift:
     """Does all that there is to do, turn by turn, in one thread. Every method but `close` may raise TableError."""
@@ -74,6 +78,8 @@ class Shift:
         self._hopeful = False  # what is blocked may be tried again
         self._stations: dict[str, Station] = {}  # by folder, for one turn
         self._reasons: dict[str, str] = {}  # why the folder's last job was blocked
+        self._unagreed: dict[str, set[int]] = {}  # by folder, the jobs that wait for somebody's consent
+        self._asked = 0.0  # when that was last looked for
         self.lanes = Lanes(config.engines, config.devices, events.put, patient=not once)
         self._dispatch = Dispatch(table, self.lanes, config.work_folder, config.checkpoint_s)
         self._intake = self._intake_for(setup)
@@ -103,7 +109,7 @@ class Shift:
         fixed = ("state", "work", "engines", "devices", "page", "retry")
         if changed := [name for name in fixed if getattr(setup.config, name) != getattr(self._setup.config, name)]:
             raise ConfigError(f"daemon.{' and daemon.'.join(changed)} can only be changed by a restart")
-        wanted = {folder.station().key for folder in setup.folders}
+        wanted = _keys(setup)
         intake = self._intake_for(setup)
         intake.begin()
         self._intake.close()
@@ -195,6 +201,8 @@ class Shift:
         if self._hopeful:
             self._unblock()
             self._hopeful = False
+        if self._unagreed and time.monotonic() - self._asked > _ASK_S:
+            self._ask_again()
 
     # --- what has ended -------------------------------------------------------------------------------------------
 
@@ -220,6 +228,8 @@ class Shift:
             self._told(outcome, lane)
         if verdict is not None:
             self._mend(lane, outcome, verdict)
+        if entry is not None and outcome.failure is not None and outcome.failure.error == ConsentError.__name__:
+            self._unagreed.setdefault(entry.folder, set()).add(number)
 
     def _mend(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
         """What a failure says of the machine rather than of the clip."""
@@ -310,16 +320,38 @@ class Shift:
         self._table.block(entry.id, str(error), time.time())
         loud = self._reasons.get(entry.folder) != str(error)
         self._reasons[entry.folder] = str(error)
+        if isinstance(error, ConsentError):
+            self._unagreed.setdefault(entry.folder, set()).add(entry.id)
         for_job(_log, entry.id, entry.source).log(logging.ERROR if loud else logging.INFO, "blocked: %s", error)
         self._told(outcomes.failed(_job(entry), error), None)
 
     def _unblock(self) -> None:
         """What somebody had to mend may have been mended: what was blocked is tried again."""
         self._reasons.clear()
+        self._unagreed.clear()
         with self._table.together():
             for entry in self._table.listing([State.BLOCKED], limit=1 << 20):
                 if entry.current and self._folder_of(entry) is not None:
                     self._table.retry(entry.id)
+
+    def _ask_again(self) -> None:
+        """Has everybody agreed by now? Then what waited for that is tried again; another may stand in its way."""
+        self._asked = time.monotonic()
+        folders = {folder.name: folder for folder in self._setup.folders}
+        for name, numbers in tuple(self._unagreed.items()):
+            try:
+                if name in folders:
+                    folders[name].station()
+            except ConsentError:
+                continue
+            except BLOCKING:
+                pass
+            del self._unagreed[name]
+            self._reasons.pop(name, None)
+            for number in sorted(numbers):
+                entry = self._table.entry(number)
+                if entry is not None and entry.current and entry.state is State.BLOCKED:
+                    self._table.retry(number)
 
     def _folder_of(self, entry: Entry) -> Watched | None:
         return next((folder for folder in self._setup.folders if folder.name == entry.folder), None)
@@ -327,6 +359,15 @@ class Shift:
     def _config_of(self, entry: Entry | None) -> WatchConfig | None:
         folder = self._folder_of(entry) if entry is not None else None
         return folder.config if folder is not None else None
+
+
+def _keys(setup: Setup) -> set[str]:
+    """Of the stations that are wanted; one for which somebody has not agreed is not."""
+    keys = set()
+    for folder in setup.folders:
+        with suppress(ConsentError):
+            keys.add(folder.station().key)
+    return keys
 
 
 def _job(entry: Entry) -> Job:

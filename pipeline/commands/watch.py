@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.daemon_config import Setup
     from pipeline.lanes import Lane
     from pipeline.specs import Outcome, StageStats
+
+_log = logging.getLogger(__name__)
 
 SUMMARY = "watch folders and swap what is dropped into them"
 
@@ -63,6 +66,7 @@ def _setup(args: argparse.Namespace) -> Setup:
     """What the configuration says, each folder's model looked at. Raises ConfigError, WeightsError, PublishError."""
     from pipeline import app
     from pipeline.daemon_config import Setup, Watched
+    from pipeline.errors import ConsentError
     from pipeline.inbox import prepare_folders
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
@@ -71,7 +75,10 @@ def _setup(args: argparse.Namespace) -> Setup:
     for folder in settings.watch:
         own = app.folder_settings(settings, folder)
         station = partial(app.station, settings, folder)
-        station()  # a model that is not there is said now
+        try:
+            station()  # a model that is not there is said now
+        except ConsentError as error:  # its clips wait for that, those of other folders don't
+            _log.warning("%s", error)
         folders.append(Watched(folder, station, partial(app.result_suffix, own)))
     return Setup(settings.daemon, tuple(folders))
 

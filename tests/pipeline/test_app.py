@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from models import carried
 from models.description import ModelDescription
 from pipeline import app, config
+from pipeline.consent.identity import to_bytes
 from pipeline.daemon_config import DaemonConfig
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.inbox import WatchConfig
 from pipeline.specs import ProcessSpec, StageSpec
+from tests.consent import identity_of
 
 DEFAULTS = Path(__file__).parents[2] / "config.yaml"
 
 
 def a_model(folder: Path, **changes: object) -> Path:
-    """A model's description; the weights it names are not there."""
-    folder.mkdir()
-    digest = hashlib.sha256(b"").hexdigest()
-    weights = f"model.{digest[:12]}.safetensors"
-    said = ModelDescription("original", {}, 64, 64, coverage=1.25, weights=weights, digest=digest)
+    """A model's description, and of its weights the header alone; its people are there to be tried with."""
+    people = [identity_of(name) for name in ("a", "b")]
+    identities = {name: identity.digest for name, identity in zip(("a", "b"), people, strict=True)}
+    carried.put(folder, {identity.digest: to_bytes(identity) for identity in people})
+    header = json.dumps({"__metadata__": carried.facts(identities)}).encode()
+    (folder / "model.0123456789ab.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    said = ModelDescription(
+        *("original", {}, 64, 64),
+        coverage=1.25,
+        weights="model.0123456789ab.safetensors",
+        digest=hashlib.sha256(header).hexdigest(),
+        identities=identities,
+    )
     (folder / "model.json").write_text(replace(said, **changes).to_json(), encoding="utf-8")  # type: ignore[arg-type]
     return folder
 
