@@ -39,7 +39,7 @@ _LEGIBLE_PX = 9
 _LONGEST = 120
 
 #: As shares of the letters' height: from the letters to the box's edge, and from there to the picture's.
-_PADDING, _MARGIN = 0.55, 0.6
+_ROOMY, _TIGHT = (0.55, 0.6), (0.15, 0.0)
 
 #: Of the picture's height, the most that the text may take before its short form is better.
 _SHARE = 0.5
@@ -117,10 +117,12 @@ class Label:
         self._colour = clip.colour
         self._turn = _quarter_turn(clip.display_matrix)
         self._aspect = _sane(float(clip.sample_aspect_ratio))
-        lettering = _fitted(config, font or font_for(config), self._upright(clip.width, clip.height)[1])
-        self._config = config
-        self._lettering = lettering
-        self.text = " ".join(lettering.lines.text)
+        _, shown = self._upright(clip.width, clip.height)
+        # A picture that is stretched to be shown has fewer rows, or columns, to make a letter of.
+        legible_px = math.ceil(_LEGIBLE_PX * max(self._aspect, 1 / self._aspect))
+        self._place = config.place
+        self._lettering = _fitted(config, font or font_for(config), shown, legible_px)
+        self.text = self._lettering.text
         self._layers: tuple[Layer, ...] = ()
         self._shape: tuple[str, int, int] | None = None
 
@@ -146,31 +148,32 @@ class Label:
         """The label in code values of such a picture."""
         ink = self._lettering.padded()
         to_upright, shown = self._upright(picture.width, picture.height)
-        x, y = self._lettering.corner(self._config.place, shown, (ink.shape[1], ink.shape[0]))
-        edges = np.array([(x - 0.5, y - 0.5), (x + ink.shape[1] - 0.5, y + ink.shape[0] - 0.5)])
-        stored = np.sort(apply(invert(to_upright), edges) + 0.5, axis=0)
-        box = _on_the_grid(stored, picture)
-        size = (round(stored[1, 0] - stored[0, 0]), round(stored[1, 1] - stored[0, 1]))
+        x, y = self._lettering.corner(self._place, shown, (ink.shape[1], ink.shape[0]))
+        corners = np.array([(x - 0.5, y - 0.5), (x + ink.shape[1] - 0.5, y + ink.shape[0] - 0.5)])
+        edges = np.rint(np.sort(apply(invert(to_upright), corners) + 0.5, axis=0)).astype(int)
+        (left, top), (right, bottom) = edges.tolist()
+        size = (max(1, right - left), max(1, bottom - top))
         turned = _as_stored(ink, to_upright[:, :2])
         if size != (turned.shape[1], turned.shape[0]):
-            turned = cv2.resize(turned, (max(1, size[0]), max(1, size[1])), interpolation=cv2.INTER_AREA)
-        covered = _extended(turned, (box[2] - box[0], box[3] - box[1]))
-        return layers(picture, self._colour, _channels(picture, self._colour, covered), box)
+            turned = cv2.resize(turned, size, interpolation=cv2.INTER_AREA)
+        box = _on_the_grid((left, top, left + size[0], top + size[1]), picture)
+        channels = _channels(picture, self._colour, turned)
+        around = (left - box[0], top - box[1], box[2] - left - size[0], box[3] - top - size[1])
+        return layers(picture, self._colour, _surrounded(channels, around, picture.format), box)
 
 
 @dataclass(frozen=True, slots=True)
 class _Lettering:
     """The words and the space around them, in px of the picture as it is shown."""
 
+    text: str
     lines: Lines
     padding: int
     margin: int
 
     def padded(self) -> Array:
-        """The ink with the box's dark edge around it, (h, w) uint8; sides are multiples of 4, as chroma's are."""
-        ink, pad = self.lines.ink, self.padding
-        right, bottom = -(ink.shape[1] + 2 * pad) % 4, -(ink.shape[0] + 2 * pad) % 4
-        return cv2.copyMakeBorder(ink, pad, pad + bottom, pad, pad + right, cv2.BORDER_CONSTANT)
+        """The ink with the box's dark edge around it, (h, w) uint8."""
+        return np.pad(self.lines.ink, self.padding)
 
     def corner(self, place: Place, shown: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
         """Where the box's upper left corner lies in a picture of the size `shown`."""
@@ -180,29 +183,31 @@ class _Lettering:
         return max(0, min(across, free_x)), max(0, min(down, free_y))
 
 
-def _fitted(config: Config, font: Font, shown: tuple[int, int]) -> _Lettering:
+def _fitted(config: Config, font: Font, shown: tuple[int, int], legible_px: int) -> _Lettering:
     """The largest lettering that suits a picture of this size, the whole text before its short form."""
     centred = config.place in ("top", "bottom")
-    for face, text, letter_px, roomy in _attempts(config, font, min(shown)):
-        padding, margin = (round(letter_px * _PADDING), round(letter_px * _MARGIN)) if roomy else (1, 0)
+    for face, text, letter_px, roomy in _attempts(config, font, min(shown), legible_px):
+        padding, margin = (round(letter_px * share) for share in (_ROOMY if roomy else _TIGHT))
         around = 2 * (padding + margin)
         lines = face.lines(text, letter_px, shown[0] - around, centred)
         room = min(shown[1] - around, shown[1] if text == SHORT else round(shown[1] * _SHARE))
         if lines is not None and lines.ink.shape[0] <= room:
-            return _Lettering(lines, padding, margin)
-    return _Lettering(Lines(np.zeros((1, 1), np.uint8), ()), 1, 0)
+            return _Lettering(text, lines, padding, margin)
+    return _Lettering("", Lines(np.zeros((1, 1), np.uint8), ()), 1, 0)
 
 
-def _attempts(config: Config, font: Font, shorter_px: int) -> Iterator[tuple[Font, str, int, bool]]:
-    """Fonts, texts, letters' heights, and whether there shall be space around: the best first, the last always fits."""
-    wanted = math.ceil(config.height * shorter_px)
-    least = math.ceil(LEAST_HEIGHT * shorter_px)
+def _attempts(config: Config, font: Font, shorter_px: int, legible_px: int) -> Iterator[tuple[Font, str, int, bool]]:
+    """Fonts, texts, letters' heights, and whether there shall be space around: the best first.
+
+    Only the last ones, for pictures of a few px, go below what is asked for.
+    """
+    most, least = (max(math.ceil(share * shorter_px), legible_px) for share in (config.height, LEAST_HEIGHT))
     plain = Font()
-    for letter_px in _descending(max(wanted, _LEGIBLE_PX), max(least, _LEGIBLE_PX)):
+    for letter_px in _descending(most, least):
         yield font, config.text, letter_px, True
-    for letter_px in _descending(max(wanted, _LEGIBLE_PX), max(least, _LEGIBLE_PX)):
+    for letter_px in _descending(most, least):
         yield plain, SHORT, letter_px, True
-    for letter_px in _descending(max(least, _LEGIBLE_PX), 1):
+    for letter_px in _descending(least, 1):
         yield plain, SHORT, letter_px, False
 
 
@@ -241,24 +246,14 @@ def _as_stored(ink: Array, to_upright: Array) -> Array:
     return np.ascontiguousarray(turned[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
 
 
-def _on_the_grid(edges: Array, picture: Picture) -> Box:
-    """The px between two corners, widened to whole chroma samples; the last may lie over the picture's edge."""
-    steps, size = np.array(grid(picture.format)), np.array((picture.width, picture.height))
-    low = np.clip(np.floor(edges[0] / steps + 1e-6).astype(int), 0, (size - 1) // steps) * steps
-    high = np.clip(np.ceil(edges[1] / steps - 1e-6).astype(int), 1, -(-size // steps)) * steps
-    high = np.maximum(high, low + steps)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
-
-def _extended(ink: Array, size: tuple[int, int]) -> Array:
-    """The ink in a box of another (width, height): what is missing is added at the right and below, as dark."""
-    ink = ink[: size[1], : size[0]]
-    right, bottom = size[0] - ink.shape[1], size[1] - ink.shape[0]
-    return cv2.copyMakeBorder(ink, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
+def _on_the_grid(box: Box, picture: Picture) -> Box:
+    """The box widened to whole chroma samples, of which the last may lie over the picture's edge."""
+    (across, down), (x0, y0, x1, y1) = grid(picture.format), box
+    return x0 // across * across, y0 // down * down, -(-x1 // across) * across, -(-y1 // down) * down
 
 
 def _channels(picture: Picture, colour: Colour, ink: Array) -> dict[str, Array]:
-    """Code values of letters and box by component, and "alpha"; each with a margin of a chroma sample around it.
+    """Code values of letters and box by component, and "alpha"; (h, w), uint8, or float32 for deeper pictures.
 
     A picture's own alpha channel ("a") becomes opaque as far as the label covers: what cannot be seen is no label.
     """
@@ -271,16 +266,22 @@ def _channels(picture: Picture, colour: Colour, ink: Array) -> dict[str, Array]:
     code = coding(format, colour, picture.width, picture.height)
     gains, zeros = code.from_rgb[:, :3].sum(axis=1), code.from_rgb[:, 3]
     found = {
-        name: _bordered(np.clip(level * gain + zero, 0, format.peak), format)
+        name: np.clip(level * gain + zero, 0, format.peak)
         for name, gain, zero in zip(code.components, gains, zeros, strict=True)
     }
-    found["a"] = _bordered(np.full_like(level, format.peak), format)
-    found["alpha"] = _bordered(alpha if format.depth > 8 else alpha * 255, format)
-    return found
+    found |= {"a": np.full_like(level, format.peak), "alpha": alpha if format.depth > 8 else alpha * 255}
+    if format.depth > 8:
+        return {name: values.astype(np.float32) for name, values in found.items()}
+    return {name: np.rint(values).astype(np.uint8) for name, values in found.items()}
 
 
-def _bordered(values: Array, format: PixelFormat) -> Array:
-    """(h, w) with a chroma sample's px around it, which repeat the edge; uint8, or float32 for deeper formats."""
+def _surrounded(channels: dict[str, Array], around: Box, format: PixelFormat) -> dict[str, Array]:
+    """With so many px more at the left, above, right and below, and a chroma sample's besides (`stages.paste.layers`).
+
+    Code values go on there, but have no share in what comes out.
+    """
     across, down = grid(format)
-    exact = values.astype(np.float32) if format.depth > 8 else np.rint(values).astype(np.uint8)
-    return cv2.copyMakeBorder(exact, down, down, across, across, cv2.BORDER_REPLICATE)
+    left, top, right, bottom = around
+    sides = (top + down, bottom + down, left + across, right + across)
+    kinds = {name: cv2.BORDER_CONSTANT if name == "alpha" else cv2.BORDER_REPLICATE for name in channels}
+    return {name: cv2.copyMakeBorder(values, *sides, kinds[name]) for name, values in channels.items()}
