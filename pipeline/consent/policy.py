@@ -71,11 +71,11 @@ class Origin:
     model: str = ""
     face_sets: Mapping[str, str] = field(default_factory=dict)
 
-    def missing(self, person: str) -> str:
-        """The command that gives a person an identity."""
+    def missing(self, person: str, kind: str = "self") -> str:
+        """The command that gives a person an identity; in a face set, one of that kind."""
         if self.model:
             return f"understudy identity attach {shlex.quote(self.model)} {person}=FACESET"
-        return f"understudy identity add {self._face_set(person)} --self"
+        return f"understudy identity add {self._face_set(person)} --{kind}"
 
     def file(self, person: str, identity: Identity) -> str:
         """Where a person's identity lies, as `identity sign` and `renew` are told."""
@@ -183,9 +183,8 @@ class _Case:
         if self.origin.model:
             mend = f"train another model without this person: see {self._command('show')}"
         else:
-            mend = (
-                f"leave these faces out; who has agreed anew gets an identity anew: {self.origin.missing(self.person)}"
-            )
+            anew = self.origin.missing(self.person, self.shown.kind)
+            mend = f"leave these faces out; who has agreed anew gets an identity anew: {anew}"
         raise self._refused(f"was revoked{since}{doubt}", mend)
 
     def _version(self) -> Identity:
