@@ -162,8 +162,9 @@ def attach(folder: Path | str, files: Mapping[str, bytes], digests: Mapping[str,
     folder = Path(folder)
     with kept.claimed(folder):
         before = kept.read(folder)
-        if strangers := sorted(set(digests) - set(before.people)):
-            raise ConfigError(f"the model {folder} knows {', '.join(before.people)}, not {strangers[0]!r}")
+        known = dict.fromkeys((*before.people, *before.identities))  # the latter: origins, who may be renewed
+        if strangers := sorted(set(digests) - set(known)):
+            raise ConfigError(f"the model {folder} knows {', '.join(known)}, not {strangers[0]!r}")
         weights, facts = tensor_file.read(folder / before.weights, before.digest)
         carried.agree(facts, folder, before)
         after = replace(before, identities=before.identities | dict(digests))

@@ -2,12 +2,13 @@
 
 Of two people, the first is the one in the clips, the second the one whose face is put there. They are called a and b
 unless they are named, as NAME=FACESET; sets of the same name are joined. A face set is what `understudy extract`
-makes, or a folder of upright crops.
+makes, or a folder of upright crops. Each has to say whose faces they are: `understudy identity add FACESET --self` (or
+--synthetic, --consented, ...). What that person agreed to is asked first and goes into the model.
 
 It ends after --minutes or --iterations, when the held-out faces have not come out better for a while
 (train.judge.patience), or when it is stopped with Ctrl-C; in each case the model is saved first. MODEL/preview.png
-shows what it can do by now, MODEL/report.html how it got there, MODEL/survey.png which poses each person's faces have;
-`understudy monitor MODEL` shows it while it trains.
+shows what it can do by now, MODEL/report.html how it got there, MODEL/survey.png which poses each person's faces have,
+MODEL/MODEL.md whose faces are in it and what for; `understudy monitor MODEL` shows it while it trains.
 Several GPUs: torchrun --nproc-per-node N -m pipeline train ..."""
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pipeline.commands._learning import Record, ask
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.carried import Identities
     from models.faceset import FaceSet
     from models.reports.judge import Landmarks
     from models.train.clock import Progress as Step
@@ -74,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     settings = app.load_settings(args.config, args.set, profile=args.profile)
     recipe = _given(settings.train, args)
     seen = _seen(recipe, args.out)
-    sets = {name: seen.read(folders) for name, folders in people.parse(args.people).items()}
+    named = people.parse(args.people)
+    sets = {name: seen.read(folders) for name, folders in named.items()}
+    asked = ask(settings, named, args.out)
     from models.train.loop import Around
     from models.train.step import Stopped
     from models.train.world import World
@@ -85,14 +91,18 @@ def run(args: argparse.Namespace) -> int:
         _stopping() as stopped,
     ):
         around = Around(lambda step: show(step, shown), shown.say, stopped, world=world)
+        _say(asked.notes if world.rank == 0 else ())
         if args.find_lr:
             with suppress(Stopped):
                 return _find(recipe, sets, args, around)
             return stopped.code
         if world.rank == 0:
+            record = Record(replace(settings, train=recipe), named, sets, asked, args.out)
             around = _with_picture(around, args.out, _survey(sets, seen))
-        result = _train(recipe, sets, args.out, around, seen)
+            around = at_first_save(around, lambda: _written_down(record, {}, around.on_event))
+        result = _train(recipe, sets, args.out, around, seen, asked.carried)
     if world.rank == 0:
+        _written_down(record, result.metrics, lambda sentence: _say([sentence]))
         _report(result, args)
     return stopped.code if result.ended == "stopped" else 0
 
@@ -128,11 +138,23 @@ def _given(recipe: Config, args: argparse.Namespace) -> Config:
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
-def _train(recipe: Config, sets: Mapping[str, FaceSet], out: str, around: Around, seen: _Seen) -> TrainingResult:
+def _train(
+    recipe: Config, sets: Mapping[str, FaceSet], out: str, around: Around, seen: _Seen, identities: Identities
+) -> TrainingResult:
     from models.train.loop import train
 
     with _landmarks(bool(recipe.judge.every) and around.world.rank == 0, seen) as landmarks:
-        return train(recipe, sets, out, replace(around, landmarks=landmarks))
+        return train(recipe, sets, out, replace(around, landmarks=landmarks), identities)
+
+
+def _written_down(record: Record, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """In the audit and in the card, without which a model is what it is."""
+    from pipeline.errors import InputError, WeightsError
+
+    try:
+        record.write(metrics)
+    except (InputError, WeightsError) as error:
+        say(f"the model's card is not that of the model: {error}")
 
 
 @contextmanager
@@ -174,12 +196,17 @@ def _find(recipe: Config, sets: Mapping[str, FaceSet], args: argparse.Namespace,
 def _survey(sets: Mapping[str, FaceSet], seen: _Seen) -> NDArray[np.uint8]:
     """Says what the face sets lack, before hours are spent on them; gives the picture of it."""
     from models.reports import survey, survey_picture
-    from pipeline.logs import printable
 
     found = survey.survey(sets, seen.size / seen.coverage)
-    for warning in survey.warnings(found):
-        print(printable(f"note: {warning}"), file=sys.stderr)
+    _say(survey.warnings(found))
     return survey_picture.draw(found, sets)
+
+
+def _say(notes: Iterable[str]) -> None:
+    from pipeline.logs import printable
+
+    for note in notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def _with_picture(around: Around, out: str, picture: NDArray[np.uint8]) -> Around:
@@ -187,15 +214,23 @@ def _with_picture(around: Around, out: str, picture: NDArray[np.uint8]) -> Aroun
     from models.reports import survey_picture
     from pipeline.errors import InputError
 
+    def write() -> None:
+        try:
+            survey_picture.write(Path(out) / "survey.png", picture)
+        except InputError as error:  # a picture is worth no training
+            around.on_event(str(error))
+
+    return at_first_save(around, write)
+
+
+def at_first_save(around: Around, act: Callable[[], None]) -> Around:
+    """Also acts once, as soon as the model's folder is there to stay and holds what this training begins with."""
     tell = around.on_progress
-    waiting = [picture]
+    waiting = [act]
 
     def told(step: Step) -> None:
         if step.saved and waiting:
-            try:
-                survey_picture.write(Path(out) / "survey.png", waiting.pop())
-            except InputError as error:  # a picture is worth no training
-                around.on_event(str(error))
+            waiting.pop()()
         tell(step)
 
     return replace(around, on_progress=told)
@@ -269,8 +304,7 @@ def _report(result: TrainingResult, args: argparse.Namespace) -> None:
         }
         print(json.dumps(content, indent=2))
         return
-    for note in result.notes:
-        print(printable(f"note: {note}"), file=sys.stderr)
+    _say(result.notes)
     losses = ", ".join(f"{person} {loss:.4f}" for person, loss in description.loss.items())
     print(
         printable(
