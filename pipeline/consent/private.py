@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_first(path: Path, content: bytes) -> bool:
 @contextmanager
 def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
     """A file beside `path` that holds the content and is on the disk; where it goes to is synced in the end."""
-    beside = Path(publish.partial_path(str(path), 0))
+    beside = Path(publish.partial_path(str(path), threading.get_native_id()))  # threads write at once, too
     publish.discard(str(beside))
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -240,7 +240,10 @@ def _is_id(name: str) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.exists() else []
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:  # nothing was added yet; whatever else is there instead is an error
+        return []
 
 
 def _put(file: Path, content: bytes) -> None:
