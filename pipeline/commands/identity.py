@@ -196,7 +196,7 @@ def _attach(args: argparse.Namespace) -> int:
     files = {each.digest: identities.to_bytes(each) for each in given.values()}
     model = checkpoint.attach(args.model, files, digests)
     pairs = [[each.id, each.digest] for each in everybody]
-    facts = {"model": str(args.model.resolve()), "digest": model.digest, "identities": pairs}
+    facts = {"model": str(args.model.absolute()), "digest": model.digest, "identities": pairs}
     Audit(registry.home).append("identity-added", facts)
     if args.json:
         print(json.dumps({"model": str(args.model), "digest": model.digest, "identities": dict(model.identities)}))

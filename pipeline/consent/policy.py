@@ -144,7 +144,10 @@ def _copy(folder: Path, person: str, digest: str) -> Identity:
     file = folder / CARRIED / f"{digest}.yaml"
     if not file.exists():
         raise ConsentError(f"{file}, the identity of {person} that the model carries, is missing; {mend}")
-    found = identities.read(file)
+    try:
+        found = identities.read(file)
+    except ConsentError as error:
+        raise ConsentError(f"{error}; {mend}") from error
     if found.digest != digest:
         raise ConsentError(f"{file} is not the identity of {person} that the model was trained with; {mend}")
     return found
