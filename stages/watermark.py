@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.pixels import PixelFormat
 from pipeline.types import Array, Clip, Picture
 from stages.colour import is_full_range, matrix_of
-from stages.watermark_field import KEY_NBYTES, ROWS, SIDE, field
+from stages.watermark_field import KEY_NBYTES, chip_positions, field
 
 #: No sample of luma (or of R'G'B') is ever changed by more than so many levels of 8 bits.
 PEAK = 3
@@ -47,9 +47,6 @@ _LOOKS = 270
 
 #: Rows that are worked on at once: few enough that all of it stays in the processor's cache.
 _BAND_SAMPLES = 1 << 17
-
-#: A sample this much wider than high, or higher than wide, is a mistake in the file: it counts as square.
-_MOST_STRETCH = 8
 
 #: Levels are counted in sixteenths until they are dithered.
 _FINE_BITS = 4
@@ -223,17 +220,3 @@ def _pattern(chips: Array, clip: Clip, rows: int) -> tuple[Array, Array]:
         brighter[top : top + len(y)] = np.maximum(whole, 0) << format.shift
         darker[top : top + len(y)] = np.maximum(-whole, 0) << format.shift
     return brighter, darker
-
-
-def chip_positions(width: int, height: int, aspect: float) -> tuple[Array, Array]:
-    """Where the columns and rows of a picture lie in the field, in chips, float32; chips' centres at whole numbers.
-
-    `aspect` is the shape of its samples, width to height.
-    """
-    aspect = aspect if 1 / _MOST_STRETCH < aspect < _MOST_STRETCH else 1.0
-    shown = width * aspect, float(height)
-    chip = min(shown) / ROWS
-    across = (np.arange(width) + 0.5) * aspect - shown[0] / 2
-    down = np.arange(height) + 0.5 - shown[1] / 2
-    centre = SIDE / 2 - 0.5
-    return (across / chip + centre).astype(np.float32), (down / chip + centre).astype(np.float32)

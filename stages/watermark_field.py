@@ -24,6 +24,9 @@ SIDE = 280
 
 KEY_NBYTES = 32
 
+#: A sample this much wider than high, or higher than wide, is a mistake in the file: it counts as square.
+_MOST_STRETCH = 8
+
 _BLOCK = (14, 20)
 _SYNC = -1
 
@@ -74,6 +77,25 @@ def field(key: bytes) -> Field:
         (1 - 2 * signs.astype(np.int8)).reshape(SIDE, SIDE),
         turns.astype(np.int64),
     )
+
+
+def chip_positions(width: int, height: int, aspect: float) -> tuple[Array, Array]:
+    """Where the columns and rows of a picture lie in the field, in chips, float32; chips' centres at whole numbers.
+
+    `aspect` is the shape of its samples, width to height.
+    """
+    aspect = plausible(aspect)
+    shown = width * aspect, float(height)
+    chip = min(shown) / ROWS
+    across = (np.arange(width) + 0.5) * aspect - shown[0] / 2
+    down = np.arange(height) + 0.5 - shown[1] / 2
+    centre = SIDE / 2 - 0.5
+    return (across / chip + centre).astype(np.float32), (down / chip + centre).astype(np.float32)
+
+
+def plausible(aspect: float) -> float:
+    """The shape of samples, width to height; 1 in place of what can only be a mistake in the file."""
+    return aspect if 1 / _MOST_STRETCH < aspect < _MOST_STRETCH else 1.0
 
 
 def _drawn(key: bytes, purpose: bytes, nbytes: int) -> bytes:
