@@ -115,7 +115,7 @@ def _screen(rows: list[Row]) -> list[str]:
 
 def what(row: Row) -> str:
     """What a row is about, in a few words: a file, a model, a reason."""
-    for name in ("target", "model", "path", "reason", "faults"):
+    for name in ("target", "model", "path", "kind", "reason", "faults"):
         value = row.facts.get(name)
         if isinstance(value, str):
             return value

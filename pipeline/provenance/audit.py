@@ -11,7 +11,7 @@ cannot read any more has to be set aside by somebody; the first row behind it te
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,7 +77,7 @@ class Audit:
 
     def rows(
         self, event: str = "", identity: str = "", digest: str = "", payload: str = "", newest_first: bool = True
-    ) -> Iterator[Row]:
+    ) -> Generator[Row, None, None]:
         """All rows, or those of an event that tell of an identity, a digest, a payload (empty: of whichever).
 
         The table is read bit by bit, as rows are asked for.
