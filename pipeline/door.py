@@ -87,18 +87,21 @@ class Door:
         clip = replace(order.clip, partial=partial)
         if not clip.work:
             take_over(order.clip.partial, partial, clip.target)
-        reports, beside = self._finished(clip, order.outcome, pulse)
-        files = _files(clip, pulse) if self._sealer is not None or order.about.get("report") else {}
-        _sync_slowly(partial, clip.target, pulse)
-        check_unchanged(clip.source, order.about.get("mark"))
-        pulse.now()  # nobody is at this clip but us, and all that takes long is behind us
         about = dict(order.about)
-        if self._sealer is not None:
-            job = {"job": about.get("job", clip.id)}
-            digests = {f"{name}_sha256": facts["sha256"] for name, facts in files.items()}
-            about |= self._sealer.record(clip, reports, job | digests)
-        if about.get("report"):
+        files: dict[str, dict[str, Any]] = {}
+        if self._sealer is not None or about.get("report"):
+            files["source"] = _facts(clip, clip.source, clip.source, pulse)
+        facts = {"job": about.get("job", clip.id)}
+        facts |= {f"{name}_sha256": found["sha256"] for name, found in files.items()}
+        reports, beside = self._finished(clip, order.outcome, facts, pulse)
+        if files:
+            files["output"] = _facts(clip, partial, clip.target, pulse)
             reports[NAME] |= {"source_sha256": files["source"]["sha256"], "sha256": files["output"]["sha256"]}
+        _sync_slowly(partial, clip.target, pulse)
+        check_unchanged(clip.source, about.get("mark"))
+        pulse.now()  # nobody is at this clip but us, and all that takes long is behind us
+        if self._sealer is not None:
+            about |= self._sealer.record(clip, reports, {**facts, "output_sha256": files["output"]["sha256"]})
         outcome = replace(order.outcome, reports=reports)
         if about.get("report"):
             seconds = outcome.seconds + time.monotonic() - begun
@@ -109,13 +112,15 @@ class Door:
                 shutil.rmtree(clip.work)
         return outcome
 
-    def _finished(self, clip: Clip, outcome: Outcome, pulse: _Pulse) -> tuple[dict[str, Report], list[tuple[str, str]]]:
+    def _finished(
+        self, clip: Clip, outcome: Outcome, facts: Mapping[str, Any], pulse: _Pulse
+    ) -> tuple[dict[str, Report], list[tuple[str, str]]]:
         """Leaves the file whole, sealed and looked at; all reports, and what belongs beside it."""
         reports = _reports(clip, outcome)
         made = self._finisher.make(clip, reports, pulse)
         sealed = Sealed({})
         if self._sealer is not None:
-            sealed = self._sealer.seal(clip, reports, pulse.alive)
+            sealed = self._sealer.seal(clip, reports, facts, pulse.alive)
         reports[NAME] = made | sealed.report | self._finisher.check(clip, pulse)
         return reports, [] if sealed.beside is None else [sealed.beside]
 
@@ -186,14 +191,12 @@ def _reports(clip: Clip, outcome: Outcome) -> dict[str, Report]:
     return dict(outcome.reports) if kept is None else kept
 
 
-def _files(clip: Clip, pulse: _Pulse) -> dict[str, dict[str, Any]]:
-    """What the report says of the source and of the output. Raises PublishError."""
+def _facts(clip: Clip, path: str, shown: str, pulse: _Pulse) -> dict[str, Any]:
+    """What the report says of a file as lying at `shown`. Raises PublishError."""
     try:
-        source = result.facts(clip.source, result.sha256(clip.source, pulse.alive))
-        output = result.facts(clip.partial, result.sha256(clip.partial, pulse.alive), clip.target)
+        return result.facts(path, result.sha256(path, pulse.alive), shown)
     except OSError as error:
         raise _untold(clip, error) from error
-    return {"source": source, "output": output}
 
 
 def _describe(

@@ -7,7 +7,7 @@ All are frozen and print shapes, never pixels. Coordinates are in pixels with pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
@@ -300,8 +300,15 @@ class Sealer(Protocol):
     Made once, in the door's process.
     """
 
-    def seal(self, clip: Clip, reports: dict[str, Report], alive: Callable[[], None]) -> Sealed:
-        """Marks the whole file at `clip.partial`. `reports` are those of the stages; `alive` is called while it lasts.
+    def seal(
+        self, clip: Clip, reports: Mapping[str, Report], facts: Mapping[str, Any], alive: Callable[[], None]
+    ) -> Sealed:
+        """Marks the whole file at `clip.partial`.
+
+        Args:
+            reports: those of the stages.
+            facts: "job", and the source's digest as "source_sha256".
+            alive: called again and again while it lasts; what it raises is passed on.
 
         Raises:
             PublishError: it could not be marked, or has not been by the stages.
@@ -309,8 +316,12 @@ class Sealer(Protocol):
         """
         ...
 
-    def record(self, clip: Clip, reports: dict[str, Report], facts: dict[str, Any]) -> dict[str, Any]:
-        """Writes down that the file is about to get its name; `facts` has its digests. What the report shall say of it.
+    def record(self, clip: Clip, reports: Mapping[str, Report], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes down that the file is about to get its name; what the report shall say of that.
+
+        Args:
+            reports: those of the stages.
+            facts: as for `seal`, and the file's own digest as "output_sha256".
 
         Raises:
             TableError: that could not be written.

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -291,7 +291,10 @@ class Seal:
         self.config = config or Config()
         self.recorded: list[tuple[str, dict[str, Any]]] = []
 
-    def seal(self, clip: Clip, reports: dict[str, Report], alive: Callable[[], None]) -> Sealed:
+    def seal(
+        self, clip: Clip, reports: Mapping[str, Report], facts: Mapping[str, Any], alive: Callable[[], None]
+    ) -> Sealed:
+        assert set(facts) == {"job", "source_sha256"}
         if self.config.trouble == "unagreed":
             raise ConsentError("nobody has agreed to this")
         file = Path(clip.partial)
@@ -302,9 +305,9 @@ class Seal:
         alive()
         return Sealed({"sealed": 1}, (partial, beside))
 
-    def record(self, clip: Clip, reports: dict[str, Report], facts: dict[str, Any]) -> dict[str, Any]:
+    def record(self, clip: Clip, reports: Mapping[str, Report], facts: Mapping[str, Any]) -> dict[str, Any]:
         assert not Path(clip.target).exists()
         if self.config.trouble == "revoked":
             raise ConsentError("somebody has changed their mind")
-        self.recorded.append((clip.target, facts))
+        self.recorded.append((clip.target, dict(facts)))
         return {"provenance": {"row": len(self.recorded)}}
