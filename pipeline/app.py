@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from models import carried, kept
 from models.description import ModelDescription
@@ -32,8 +32,10 @@ from pipeline.engine import Engine
 from pipeline.errors import ConfigError, UnderstudyError
 from pipeline.inbox import WatchConfig
 from pipeline.lanes import Station
+from pipeline.provenance import authority, seal
 from pipeline.provenance import settings as provenance
 from pipeline.provenance.home import Home
+from pipeline.provenance.manifest import Treatment
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
 from stages import (
@@ -43,6 +45,7 @@ from stages import (
     containers,
     decode,
     detect,
+    disclose,
     encode,
     finish,
     mask,
@@ -51,13 +54,17 @@ from stages import (
     receive,
     send,
     swap,
+    tags,
 )
 
 #: Keys that the program fills in itself: they follow from the model.
 FIXED = (
     *("decode.salt", "swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add"),
-    *("encode.tags", "publish.encode", "publish.sheets", "publish.sheets_kept"),
+    *("disclose.watermark.key", "encode.tags", "publish.encode", "publish.sheets", "publish.sheets_kept"),
 )
+
+#: What the chain does to faces.
+TREATMENT = Treatment.SWAP
 
 #: The file that is read where no other is named.
 DEFAULT_FILE = "config.yaml"
@@ -81,6 +88,7 @@ class Settings:
     mask: mask.Config = field(default_factory=mask.Config)
     swap: swap.Config = field(default_factory=lambda: swap.Config(model=""))
     blend: blend.Config = field(default_factory=blend.Config)
+    disclose: disclose.Config = field(default_factory=disclose.Config)
     encode: encode.Config = field(default_factory=encode.Config)
     publish: finish.Config = field(default_factory=finish.Config)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -194,8 +202,11 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     place, model = describe_model(own)
     specs = stage_specs(own)
     process_table(own, specs)
-    unnamed = replace(own, swap=replace(own.swap, model=""))  # the same model in another folder is the same
-    shown = {spec.name: asdict(unnamed.swap if spec.name == "swap" else spec.config) for spec in specs}
+    unnamed: dict[str, Any] = {
+        "swap": own.swap,
+        "disclose": own.disclose,
+    }  # the same model, or key, in another folder is the same
+    shown = {spec.name: asdict(unnamed.get(spec.name, spec.config)) for spec in specs}
     shaping = {"model": model.digest, "stages": shown, "versions": versions()}
     text = json.dumps(shaping, sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()
@@ -256,16 +267,23 @@ def stage_specs(
 
     Raises:
         ConfigError, WeightsError: as `describe_model`.
+        ConfigError: as well, the home of keys cannot be used.
         ConsentError: as `agreed`.
     """
     agreed(settings)
     folder, model = describe_model(settings)
+    place = home(settings)
+    authority.ensure(place)
+    watermark = replace(settings.disclose.watermark, key=str(place.watermark_key))
+    salt = f"{model.digest} {settings.swap.to}"
+    said = tags.Config(TREATMENT.source_type, settings.provenance.producer)
     return (
-        source or StageSpec("decode", "stages.decode:Decode", settings.decode),
+        source or StageSpec("decode", "stages.decode:Decode", replace(settings.decode, salt=salt)),
         *face_specs(settings, model.input_size, model.coverage, model.crop),
         StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder))),
         StageSpec("blend", "stages.blend:Blend", settings.blend),
-        sink or StageSpec("encode", "stages.encode:Encode", settings.encode),
+        StageSpec("disclose", "stages.disclose:Disclose", replace(settings.disclose, watermark=watermark)),
+        sink or StageSpec("encode", "stages.encode:Encode", replace(settings.encode, tags=said)),
     )
 
 
@@ -321,11 +339,22 @@ def engine(settings: Settings, specs: Sequence[StageSpec] | None = None) -> Engi
     specs = stage_specs(settings) if specs is None else specs
     scratch_kb = max(settings.engine.scratch_kb, _scratch_kb(settings))
     table = process_table(settings, specs)
-    finisher = None
+    finisher = sealer = None
     if isinstance(specs[-1].config, encode.Config):  # files come out, not frames through a pipe
         finishing = replace(settings.publish, encode=specs[-1].config)
         finisher = StageSpec("publish", "stages.finish:Finish", finishing)
-    return Engine(specs, replace(settings.engine, processes=table, scratch_kb=scratch_kb), finisher)
+        sealer = StageSpec("seal", "pipeline.provenance.seal:Sealer", _sealing(settings))
+    return Engine(specs, replace(settings.engine, processes=table, scratch_kb=scratch_kb), finisher, sealer)
+
+
+def _sealing(settings: Settings) -> seal.Config:
+    folder, model = describe_model(settings)
+    asked = roles(model, settings.swap.to)
+    people = {person: model.identities.get(person, "") for person in asked}
+    place = home(settings)
+    return seal.Config(
+        place, settings.provenance, settings.consent, str(folder), model.digest, people, asked, TREATMENT
+    )
 
 
 def _scratch_kb(settings: Settings) -> int:
@@ -340,12 +369,19 @@ def _scratch_kb(settings: Settings) -> int:
 
 
 def process_table(settings: Settings, specs: Sequence[StageSpec]) -> tuple[ProcessSpec, ...]:
-    """The settings' table of processes, with the chain's own source and sink where it says decode and encode."""
+    """The settings' table of processes, with the chain's own source and sink where it says decode and encode.
+
+    Marks go into every chain: a table that does not name that stage has it in the last process.
+    """
     names = {"decode": specs[0].name, "encode": specs[-1].name}
-    return tuple(
+    table = [
         ProcessSpec(tuple(names.get(name, name) for name in process.stages), process.workers)
         for process in settings.engine.processes
-    )
+    ]
+    named = {name for process in table for name in process.stages}
+    if table and "disclose" not in named and any(spec.name == "disclose" for spec in specs):
+        table[-1] = replace(table[-1], stages=("disclose", *table[-1].stages))
+    return tuple(table)
 
 
 def result_suffix(settings: Settings, source: str) -> str:

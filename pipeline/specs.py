@@ -41,7 +41,7 @@ class ProcessSpec:
 
 def one_process_per_stage() -> tuple[ProcessSpec, ...]:
     """The default table."""
-    groups = (("decode",), ("detect", "align"), ("mask",), ("swap",), ("blend",), ("encode",))
+    groups = (("decode",), ("detect", "align"), ("mask",), ("swap",), ("blend",), ("disclose", "encode"))
     return tuple(ProcessSpec(stages) for stages in groups)
 
 

@@ -115,7 +115,7 @@ def test_wrong_values_are_refused_by_name(override: str, message: str, monkeypat
 def test_the_model_decides_about_the_crop(tmp_path: Path) -> None:
     settings = replace(app.Settings(), model=a_model(tmp_path / "m"))
     specs = {spec.name: spec.config for spec in app.stage_specs(settings)}
-    assert list(specs) == ["decode", "detect", "align", "mask", "swap", "blend", "encode"]
+    assert list(specs) == ["decode", "detect", "align", "mask", "swap", "blend", "disclose", "encode"]
     assert (specs["align"].size, specs["align"].coverage) == (64, 1.25)
     assert specs["swap"].model == str(tmp_path / "m")
 
@@ -136,7 +136,14 @@ def test_the_process_table_follows_other_ends(tmp_path: Path) -> None:
     specs = app.stage_specs(settings, replace(source, factory="stages.decode:Decode"), sink)
     table = app.process_table(settings, specs)
     assert table[0] == ProcessSpec(("here",)) and table[1] == ProcessSpec(("detect", "align"))
-    assert table[-1] == ProcessSpec(("there",))
+    assert table[-1] == ProcessSpec(("disclose", "there"))
+
+
+def test_a_table_that_leaves_the_marks_out_has_them_all_the_same(tmp_path: Path) -> None:
+    settings = replace(app.Settings(), model=a_model(tmp_path / "m"))
+    old = tuple(ProcessSpec(tuple(n for n in each.stages if n != "disclose")) for each in settings.engine.processes)
+    settings = replace(settings, engine=replace(settings.engine, processes=old))
+    assert app.process_table(settings, app.stage_specs(settings))[-1] == ProcessSpec(("disclose", "encode"))
 
 
 def test_an_engine_is_made_but_not_started(tmp_path: Path) -> None:
