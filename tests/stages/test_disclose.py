@@ -98,9 +98,10 @@ def test_it_is_a_stage_that_needs_no_face(key: str) -> None:
     assert stage.needs == stage.gives == frozenset() and not stage.stateless
 
 
-def test_both_marks_and_what_is_said_of_them(key: str) -> None:
-    clip = clip_of()
-    frames = numbered(clip, 120)
+@pytest.mark.parametrize("begins", [0, 90_000, -90_000])
+def test_both_marks_and_what_is_said_of_them(begins: int, key: str) -> None:
+    clip = clip_of(begins=begins)
+    frames = numbered(clip, 120, begins=begins)
     marked, report = run(Disclose(config(key)), clip, frames)
     assert report == {
         "payload": "0123456789ab",

@@ -245,6 +245,14 @@ def test_letters_blind_nobody_in_hdr(transfer: int, brightest: int) -> None:
     assert brightest - 8 <= upright(clip, picture, 360).max() <= brightest
 
 
+@pytest.mark.parametrize("name", ["yuv420p", "yuv411p", "yuv410p", "nv12"])
+def test_the_box_is_as_large_whatever_chroma_is(name: str) -> None:
+    for width in range(320, 324):
+        clips = [clip_of(width, 181, PIXEL_FORMATS[one]) for one in (name, "gray")]
+        coloured, grey = (np.flatnonzero(flat(clip).planes[0] != drawn(clip)[0].planes[0]) for clip in clips)
+        np.testing.assert_array_equal(coloured, grey)
+
+
 def test_chroma_fades_as_luma_does() -> None:
     clip = clip_of(320, 180)
     picture, mask = drawn(clip)
