@@ -24,10 +24,12 @@ from pipeline import app
 from pipeline.runner import inline
 from pipeline.specs import Outcome
 from tests.clips import decoded
+from tests.consent import synthetic
 from tests.end_to_end.footage import film
 from tests.faces import face_set, plain_folder
 from tests.models.train.trainings import assert_same
 from tests.program import Program, as_json
+from tests.unmarked import unmarked
 
 FRAMES = 8
 PLAIN = ("--batch", "2", "--json", *(f"--set=train.{each}" for each in ("device=cpu", "threads=1", "precision=fp32")))
@@ -69,7 +71,7 @@ def trained(program: Program, model: str, *argv: str | Path) -> ModelDescription
 
 def converted(model: str, clip: Path, target: Path, mask: str = "given") -> Outcome:
     """Swaps the face in a clip as `convert` does, in one process."""
-    settings = app.load_settings(None, ("encode.codec=ffv1", f"swap.mask={mask}"), model)
+    settings = unmarked(app.load_settings(None, ("encode.codec=ffv1", f"swap.mask={mask}"), model))
     outcome = inline([spec.build() for spec in app.stage_specs(settings)], app.job(1, str(clip), str(target)))
     assert outcome.ok, outcome.failure
     return outcome
@@ -311,6 +313,7 @@ def real(media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     with progress(open("/dev/null", "w"), True, unit="") as shown:  # noqa: PTH123
         for person, name in (("her", "female"), ("him", "male")):
             extract(settings, [str(media / f"head_pose_{name}.gif")], str(folder / person), shown)
+            synthetic(folder / person, person)  # in the place of these people's own, who gave their pictures to all
     return folder / "her", folder / "him"
 
 
