@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import publish
 from pipeline.errors import PublishError
 from pipeline.originals import open_regular
-from pipeline.provenance import boxes, library, manifest, parents
+from pipeline.provenance import boxes, library, manifest, parents, reading
 from pipeline.provenance.library import Watched, nothing
 from pipeline.provenance.parents import Parent
 from pipeline.provenance.reading import read
@@ -44,6 +45,9 @@ LARGEST_AVI = 256 << 20
 
 _PIECE = 1 << 20
 
+#: What is signed to see whether a source's credentials can be handed on.
+_TRIAL = b"\0"
+
 
 def mime_for(path: Path) -> str | None:
     """What to call a container that takes a manifest, by its content; None: the manifest has to lie beside. OSError."""
@@ -67,7 +71,7 @@ def sign(
     """Writes the signed copy of a file of which `mime_for` says what to call it. Its disk needs room for two.
 
     Args:
-        source: what it was made from; None: nothing.
+        source: what it was made from; None: nothing, as `Treatment.GENERATION` may be.
         definition: what `manifest.compose` gave.
         into: where to; replaced where there is something, gone where signing fails.
         alive: called again and again; what it raises is passed on.
@@ -89,11 +93,11 @@ def sign(
         with library.spooling_in(into.parent), open_regular(partial) as file, into.open("x+b") as out:
             streams = Watched(file, alive), Watched(out, alive)
             library.sign(bound, parent, signatory, mime, streams)
-    except OSError as error:
-        into.unlink(missing_ok=True)
-        raise library.refused(into, error) from error
-    except BaseException:
-        into.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            into.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, PublishError):
+            raise library.refused(into, error) from error
         raise
     return parent
 
@@ -132,10 +136,10 @@ def _parent(
     parent = parents.of(source, anchors, alive)
     if parent.is_kept:
         try:
-            store = _bound_to(hashlib.sha256(b"\0").digest(), definition, parent, signatory)
+            store = _bound_to(hashlib.sha256(_TRIAL).digest(), definition, parent, signatory)
         except PublishError:
             return parent.without_store()
-        if not library.is_valid(store, io.BytesIO(b"\0")):
+        if not reading.stands(store, _TRIAL):
             return parent.without_store()
     return parent
 

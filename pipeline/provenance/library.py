@@ -8,7 +8,6 @@ makes no thumbnails, for they would be pictures of faces.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import re
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import c2pa
+from cryptography import x509
 
 from pipeline.errors import PublishError, UnderstudyError
 from pipeline.logs import printable
 from pipeline.provenance import boxes
 from pipeline.provenance.signatory import Signatory
-from pipeline.provenance.verdict import Report, State
+from pipeline.provenance.verdict import Report
 
 if TYPE_CHECKING:
     from pipeline.provenance.parents import Parent
@@ -52,10 +52,12 @@ def nothing() -> None:
 def context(anchors: Sequence[bytes]) -> c2pa.Context:
     """The library's settings for one call, to be closed; `anchors` (PEM) are trusted for claims and time stamps.
 
-    Raises ValueError: an anchor is no certificate.
+    Raises ValueError: an anchor is no certificate in PEM.
     """
-    pem = b"\n".join(anchors).decode("utf-8", "replace")
-    trusted = [{"trust_anchors": pem, "trust_kind": kind} for kind in ("manifest", "tsa")] if pem.strip() else None
+    for anchor in anchors:  # the library passes by what it cannot read
+        x509.load_pem_x509_certificates(anchor)
+    pem = b"\n".join(anchors).decode()
+    trusted = [{"trust_anchors": pem, "trust_kind": kind} for kind in ("manifest", "tsa")] if anchors else None
     settings: dict[str, Any] = {
         "version": 1,
         "trust": {"anchors": trusted},
@@ -73,10 +75,7 @@ def context(anchors: Sequence[bytes]) -> c2pa.Context:
             "created_assertion_labels": _CREATED,
         },
     }
-    try:
-        return c2pa.Context.from_dict(settings)
-    except c2pa.C2paError as error:
-        raise ValueError("the anchors are no certificates in PEM") from error
+    return c2pa.Context.from_dict(settings)
 
 
 class Watched:
@@ -221,16 +220,6 @@ def report(reader: c2pa.Reader) -> Report:
     return Report(json.loads(reader.json()), signatures)
 
 
-def is_valid(store: bytes, asset: io.BytesIO) -> bool:
-    """Whether the library can read a detached store, and finds that it goes with the asset."""
-    with context(()) as settings:
-        try:
-            with c2pa.Reader("application/octet-stream", asset, store, context=settings) as reader:
-                return report(reader).state() is not State.INVALID
-        except (c2pa.C2paError, json.JSONDecodeError, RecursionError):
-            return False
-
-
 def refused(path: Path, error: OSError) -> PublishError:
     """What it means that the disk refused; `errno` says why."""
     refusal = PublishError(f"{path} could not be signed: {(error.strerror or str(error)).lower()}")
@@ -243,6 +232,6 @@ def _unsigned(error: c2pa.C2paError, signatory: Signatory) -> OSError:
     if found := _ERRNO.search(str(error)):
         return OSError(int(found[1]), os.strerror(int(found[1])))
     why = printable(str(error))
-    if signatory.timestamp_url and "time stamp" in why:
+    if signatory.timestamp_url and any(word in why for word in ("http", "time stamp", "timestamp")):
         return PublishError(f"no time stamp could be had from provenance.timestamp_url ({signatory.timestamp_url})")
     return PublishError(f"the result could not be signed: {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from pipeline.provenance.verdict import Credentials, Report, State
 
 #: What a file is to the library that it has no name for: bytes, hashed from the first to the last.
 BYTES = "application/octet-stream"
+
+_UNREADABLE_TO_IT = (c2pa.C2paError, json.JSONDecodeError, RecursionError)
 
 _UNREADABLE = "the manifest cannot be read: it has been changed or cut short"
 _REMAINS = "there is what is left of a manifest, which is not where it could be read: the file has been changed"
@@ -77,6 +80,17 @@ def examine(path: Path, detached: Path | None, anchors: Sequence[bytes], alive: 
         raise InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
+def stands(store: bytes, asset: bytes) -> bool:
+    """Whether a store goes with the bytes it was made for, and everything in it is as it was written."""
+    with library.context(()) as context:
+        try:
+            with c2pa.Reader(BYTES, io.BytesIO(asset), store, context=context) as reader:
+                report = library.report(reader)
+        except _UNREADABLE_TO_IT:
+            return False
+    return report.state() is not State.INVALID and boxes.is_tidy(store, report.ours())
+
+
 def _store_of(path: Path, detached: Path | None) -> tuple[Store | None, bool]:
     """The store in the file, else the one beside it; whether it is the latter."""
     inside = boxes.embedded(path) if boxes.mime_of(path) else None
@@ -101,7 +115,7 @@ def _report(path: Path, beside: bytes | None, anchors: Sequence[bytes], alive: C
             mime = boxes.mime_of(path) or BYTES
             reader = stack.enter_context(c2pa.Reader(mime, watched, beside, context=context))
             return library.report(reader)
-        except (c2pa.C2paError, json.JSONDecodeError, RecursionError):
+        except _UNREADABLE_TO_IT:
             watched.reraise()
             return None
 
