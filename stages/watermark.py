@@ -29,15 +29,18 @@ from stages.watermark_field import KEY_NBYTES, chip_positions, field
 #: No sample of luma (or of R'G'B') is ever changed by more than so many levels of 8 bits.
 PEAK = 3
 
-#: Levels in a smooth part of a picture: of clips up to the first length (s), from the second on, and in between.
+#: Levels in a smooth part of a picture of 720 lines: of clips up to the first length (s), from the second on, between.
 _SHORT_S, _LONG_S = 2.0, 60.0
-_OF_SHORT, _OF_LONG, _OF_UNKNOWN = 1.5, 0.9, 1.0
+_OF_SHORT, _OF_LONG, _OF_UNKNOWN = 1.3, 0.8, 1.0
+
+#: A chip of a larger picture has more samples to be seen by, so each may change less; and the other way about.
+_LINES, _LEAST_SHARE, _MOST_SHARE = 720, 0.65, 1.25
 
 #: Levels more for each level of activity: by how much samples differ from those around them, on average.
 _PER_ACTIVITY = 0.15
 
-#: Levels between which the mark comes in: below, the picture is black.
-_BLACK, _DARK = 4, 24
+#: Levels above black between which the mark comes in: what is dark shows it most.
+_BLACK, _DARK = 4, 48
 
 #: The pattern's slopes are so steep that most of a chip reaches its level.
 _STEEPNESS = 2.5
@@ -88,7 +91,7 @@ class Watermark:
         self._places = _places(format, matrix_of(format, clip.colour, clip.width, clip.height) == 0)
         low, high = (0, 255) if is_full_range(format, clip.colour) else (16, 235)
         self._step = max(1, round(min(self._size) / _LOOKS))
-        self._strong, self._shade = _strengths(strength(clip.duration_s)), _shades(low)
+        self._strong, self._shade = _strengths(strength(clip.duration_s, min(self._size))), _shades(low)
         looks = -(-clip.height // self._step), -(-clip.width // self._step)
         dither = np.tile(_BAYER.astype(format.dtype), (looks[0] // 4 + 1, looks[1] // 4 + 1))
         self._dither = dither[: looks[0], : looks[1]]
@@ -144,12 +147,16 @@ class Watermark:
         return wide.reshape(len(levels), -1)[:, : self._size[0]]
 
 
-def strength(seconds: float | None) -> float:
-    """Levels of 8 bits that a smooth part of a clip of so many seconds changes by; None: of one that nobody knows."""
+def strength(seconds: float | None, lines: int) -> float:
+    """Levels of 8 bits by which a smooth part changes, on average, of a clip of so many seconds (None: nobody knows).
+
+    `lines` is the pictures' shorter side in px.
+    """
+    share = min(max(math.sqrt(_LINES / lines), _LEAST_SHARE), _MOST_SHARE)
     if seconds is None:
-        return _OF_UNKNOWN
+        return _OF_UNKNOWN * share
     along = math.log(min(max(seconds, _SHORT_S), _LONG_S) / _SHORT_S) / math.log(_LONG_S / _SHORT_S)
-    return _OF_SHORT + (_OF_LONG - _OF_SHORT) * along
+    return (_OF_SHORT + (_OF_LONG - _OF_SHORT) * along) * share
 
 
 def _strengths(smooth: float) -> Array:

@@ -82,7 +82,7 @@ def test_changes_luma_alone_by_the_stated_peak_and_stays_legal(
 
 
 def test_the_peak_is_reached_and_smooth_parts_get_less() -> None:
-    clip = clip_of(PIXEL_FORMATS["gray"], 320, 180, duration_s=30.0)
+    clip = clip_of(PIXEL_FORMATS["gray"], 320, 180, duration_s=90.0)
     busy, smooth = noise(clip), noise(clip, low=0.5, high=0.5)
     changes = []
     for picture in (busy, smooth):
@@ -140,11 +140,12 @@ def test_planes_with_gaps_between_rows_are_marked_in_place() -> None:
     assert not wide[:, 100:].any()
 
 
-def test_shorter_clips_are_marked_more_strongly() -> None:
+def test_shorter_clips_and_smaller_pictures_are_marked_more_strongly() -> None:
     lengths = [0.0, 1.0, 3.0, 10.0, 59.0, 60.0, 1e6]
-    levels = [strength(seconds) for seconds in lengths]
+    levels = [strength(seconds, 720) for seconds in lengths]
     assert levels == sorted(levels, reverse=True)
-    assert levels[0] == levels[1] > levels[2] and levels[-1] == levels[-2] < strength(None)
+    assert levels[0] == levels[1] > levels[2] and levels[-1] == levels[-2] < strength(None, 720)
+    assert strength(5.0, 1) == strength(5.0, 360) > strength(5.0, 720) > strength(5.0, 1080) > strength(5.0, 4320) > 0.5
 
 
 def test_another_clips_picture_is_refused() -> None:
