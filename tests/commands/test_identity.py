@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -507,6 +508,13 @@ def test_prune(program: Program, anna: Path, home: Home) -> None:
     assert "no face set is known" in program("identity", "prune")[1]
     assert program("identity", "prune", "--yes", "--set", "consent.retention_days=28")[0] == 0
     assert not Path("faces/recent").exists()
+
+
+def test_a_renewal_from_elsewhere_counts_too(program: Program, anna: Path, home: Home) -> None:
+    old = _ended(Registry(home), anna, 100)
+    later = replace(old, issued=old.issued + timedelta(days=1), valid_until=None)
+    (anna / "identity.yaml").write_bytes(identities.to_bytes(later))
+    assert as_json(program("identity", "prune", "--json")[1])["face_sets"] == []
 
 
 def test_faces_of_whom_it_was_revoked_go_in_time(program: Program, anna: Path) -> None:

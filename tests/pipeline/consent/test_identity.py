@@ -171,6 +171,7 @@ def _with(old: str, new: str) -> bytes:
         (_with("\nsignature:.*", "\nsignature: none\n"), "signature must hold"),
         (b"a: &a [x]\nb: *a\n", "anchors"),
         (b"b: *a\n", "anchors"),
+        (_with("version: 1", "version: &a 1"), "anchors"),
         (b"version: !!python/object/apply:os.system ['true']\n", "tags"),
         (b"!!set {a, b}\n", "tags"),
         (b"version: !!int 1\n", "tags"),
