@@ -33,11 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts all clips, prints what became of each and which stage was the bottleneck."""
-    from pipeline import app, outcomes
+    from pipeline import app, logs, outcomes
     from pipeline.plan import plan
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
     specs = app.stage_specs(settings)
+    if not args.quiet:
+        for note in app.agreed(settings).notes:
+            print(logs.printable(f"note: {note}"), file=sys.stderr)
     jobs = plan(args.clips, args.out, lambda source: app.result_suffix(settings, source), args.force)
     for job in jobs:
         app.check_result(settings, job.target)

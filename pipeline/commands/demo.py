@@ -1,9 +1,9 @@
-"""Shows the whole thing in a few minutes, from nothing: films two people, extracts their faces, trains a small model,
-starts the daemon, drops a clip into the watched folder, and measures what comes out.
+"""Shows the whole thing in a few minutes, from nothing: films two people, extracts their faces, says whose they are,
+trains a small model, starts the daemon, drops a clip into the watched folder, verifies and measures what comes out.
 
 The two people are puppets made on this machine: a public-domain photograph, animated, and a painted face. With --media
 the clips are yours: DIR/a* shows the one person, DIR/b* the other; the last clip of each is held back from training
-where there are several."""
+where there are several. Both are then taken to be you (consent.policy: off-for-self), which the audit says."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ _log = logging.getLogger(__name__)
 
 #: What the demo makes anew each time; nothing else in its folder is touched.
 _OURS = (
-    *("clips", "faces", "model", "watched", "out", ".understudy"),
+    *("clips", "faces", "model", "watched", "out", ".understudy", "private"),
     *("contact_sheet.png", "report.json", "config.yaml", "watch.log"),
 )
 
 #: Extensions of clips that --media looks for.
 _CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+
+#: Who the puppets are, as `identity add` takes it.
+_KINDS = {"a": "--public-domain-test", "b": "--synthetic"}
 
 #: How the demo trains: the smallest network, as fast as it learns.
 _RECIPE: dict[str, Any] = {
@@ -78,7 +81,7 @@ class _Demo:
 
     def step(self, name: str, title: str, work: Callable[[], T]) -> T:
         """Runs one step, says so, and keeps its time."""
-        self.shown.say(f"[{len(self.seconds) + 1}/6] {title} ...")
+        self.shown.say(f"[{len(self.seconds) + 1}/8] {title} ...")
         begun = time.monotonic()
         result = work()
         self.seconds[name] = round(time.monotonic() - begun, 2)
@@ -106,8 +109,11 @@ def run(args: argparse.Namespace) -> int:
     settings = app.load_settings(args.config, args.set)
     own_choice = settings.train != app.Settings().train
     recipe = {"minutes": args.minutes, **({} if own_choice else _RECIPE)}
-    settings = config.apply(settings, {"train": recipe}, Path.cwd())
     folder = Path(args.into).absolute()
+    own: dict[str, Any] = {"train": recipe, "provenance": {"folder": str(folder / "private")}}
+    if args.media:
+        own["consent"] = {"policy": "off-for-self"}
+    settings = config.apply(settings, own, Path.cwd())
     _clear(folder)
     with progress(sys.stderr, args.quiet or args.json, unit="") as shown:
         report = _run_all(_Demo(folder, settings, shown), args)
@@ -122,10 +128,13 @@ def _run_all(demo: _Demo, args: argparse.Namespace) -> dict[str, Any]:
     else:
         clips = demo.step("clips", "filming two people", lambda: _film(demo, args.seconds))
     faces = demo.step("extract", "extracting their faces", lambda: _extract(demo, clips))
+    whose = "taking both people to be you" if args.media else "saying whose faces these are"
+    demo.step("identities", whose, lambda: None if args.media else _identify(demo))
     training = demo.step("train", f"training for {args.minutes:g} minutes", lambda: _train(demo))
     clip = clips.judge["a"][0]
     watched = demo.step("watch", "dropping a clip into the watched folder of the daemon", lambda: _watch(demo, clip))
     result = Path(watched["target"])
+    verified = demo.step("verify", "reading what the result says of itself", lambda: _verify(demo, result))
     measured = demo.step("evaluate", "measuring identity and expression", lambda: _evaluate(demo, clip, result))
     sheet = demo.folder / "contact_sheet.png"
     demo.step("contact_sheet", "drawing the contact sheet", lambda: _draw(clip, result, sheet))
@@ -139,6 +148,7 @@ def _run_all(demo: _Demo, args: argparse.Namespace) -> dict[str, Any]:
         "bottleneck": watched["bottleneck"],
         "seconds": demo.seconds,
         "total_seconds": round(sum(demo.seconds.values()), 2),
+        "verified": verified,
         "held_out": clips.held_out,
         "faces": faces,
         "training": training,
@@ -207,14 +217,42 @@ def _extract(demo: _Demo, clips: _Clips) -> dict[str, int]:
     return counts
 
 
+def _identify(demo: _Demo) -> None:
+    """Gives the puppets their identities, as somebody would by hand."""
+    for person, kind in _KINDS.items():
+        _said(demo, "identity", "add", str(demo.folder / "faces" / person), kind)
+
+
+def _verify(demo: _Demo, result: Path) -> dict[str, Any]:
+    """What `provenance verify` says of the result. Raises StageError: it is not what it should be."""
+    found: dict[str, Any] = json.loads(_said(demo, "provenance", "verify", str(result), "--json"))
+    return found
+
+
+def _said(demo: _Demo, *words: str) -> str:
+    """What the program prints, run as a user would run it. Raises StageError where it fails."""
+    own = ("--set", f"provenance.folder={demo.settings.provenance.folder}")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline", *words, *own], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise StageError(" ".join(words[:2]), words[2], None, (done.stderr or done.stdout).strip())
+    return done.stdout
+
+
 def _train(demo: _Demo) -> dict[str, Any]:
     from models import faceset
     from models.train.loop import Around, train
+    from pipeline.commands._learning import Record, ask
     from pipeline.commands.train import show
 
-    sets = {person: faceset.read(demo.folder / "faces" / person) for person in ("a", "b")}
+    out = demo.folder / "model"
+    folders = {person: [str(demo.folder / "faces" / person)] for person in ("a", "b")}
+    sets = {person: faceset.read(folder) for person, (folder,) in folders.items()}
+    asked = ask(demo.settings, folders, str(out))
     around = Around(lambda step: show(step, demo.shown), demo.shown.say)
-    result = train(demo.settings.train, sets, demo.folder / "model", around)
+    result = train(demo.settings.train, sets, out, around, asked.carried)
+    Record(demo.settings, folders, sets, asked, str(out)).write(result.metrics)
     return {"steps": result.steps, "faces_per_s": round(result.faces_per_s, 1), "loss": result.description.loss}
 
 
@@ -222,7 +260,7 @@ def _watch(demo: _Demo, clip: Path) -> dict[str, Any]:
     """Starts the daemon, drops the clip into its folder, and waits for the result; gives the daemon's line on it."""
     folder = demo.folder
     settings: dict[str, Any] = {"model": "model", "watch": [{"in": "watched", "out": "out", "settle_s": 0.5}]}
-    settings["daemon"] = {"page": {"enabled": False}}
+    settings |= {"daemon": {"page": {"enabled": False}}, "provenance": {"folder": "private"}}
     settings |= _changed(demo.settings)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with _daemon(folder) as lines:
@@ -242,7 +280,7 @@ def _changed(settings: Settings) -> dict[str, Any]:
     from pipeline import app, config
 
     ours, default = (config.to_tree(each, app.FIXED) for each in (settings, app.Settings()))
-    sections = ("decode", "detect", "align", "mask", "swap", "blend", "encode", "engine")
+    sections = ("consent", "decode", "detect", "align", "mask", "swap", "blend", "disclose", "encode", "engine")
     return {name: ours[name] for name in sections if ours[name] != default[name]}
 
 
@@ -300,6 +338,7 @@ def _ending(report: dict[str, Any], folder: Path) -> Sequence[str]:
         f"the clip before:  {report['source']}",
         f"the clip after:   {report['result']}",
         f"both, side by side: {report['contact_sheet']}",
+        f"where it comes from: understudy provenance verify -c {folder / 'config.yaml'} {report['result']}",
         f"all figures:      {folder / 'report.json'}",
     ]
     return [printable(line) for line in lines]

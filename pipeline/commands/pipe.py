@@ -2,7 +2,10 @@
 
 YUV4MPEG2, Matroska and NUT say themselves what they are; raw video needs --from raw and its --size, --pixel-format and
 --rate. Each frame goes out as soon as it is done, so this works in the middle of a live pipeline. When the reader goes
-away the exit code is 141, as with any filter."""
+away the exit code is 141, as with any filter.
+
+Frames carry the watermark and the visible label; content credentials and the container's tags are up to whoever writes
+the file. That they went out is in the audit."""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.app import Settings
+    from pipeline.consent.policy import Consent
     from pipeline.specs import Outcome
 
 SUMMARY = "swap faces in frames that come and go through pipes"
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.types import Job
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
-    app.describe_model(settings)
+    agreed = app.agreed(settings)
     # a writer that has nothing to say and a reader that is paused hold the ends up for as long as they like
     settings = replace(settings, engine=replace(settings.engine, deadline_s=math.inf))
     settings = _hurried(settings, args.latency)
@@ -72,9 +76,28 @@ def run(args: argparse.Namespace) -> int:
         with app.engine(settings, app.stage_specs(settings, source, sink)) as engine:
             begun = time.monotonic()
             (outcome,) = engine.run([Job(1, "standard input", "")])
+            _record(settings, agreed, outcome)
             if args.verbose:
                 print(stage_table(engine.stats(), time.monotonic() - begun), file=sys.stderr)
     return _end(outcome, args.quiet) if not outcome.ok else outcomes.exit_code([outcome])
+
+
+def _record(settings: Settings, agreed: Consent, outcome: Outcome) -> None:
+    """Writes into the audit that frames were handed on: marked, but signed by nobody. Raises TableError.
+
+    What they were marked with is not known of a stream that broke off.
+    """
+    from pipeline import app
+    from pipeline.provenance.audit import Audit
+
+    if not outcome.frames:
+        return
+    _, model = app.describe_model(settings)
+    identities = [[each.id, each.digest] for each in agreed.people.values() if each is not None]
+    facts = {"job": "pipe", "target": "standard output", "model": model.digest, "frames": outcome.frames}
+    marks = dict(outcome.reports.get("disclose", {}))
+    told = {"payload": marks.pop("payload")} if "payload" in marks else {}
+    Audit(app.home(settings)).append("published", {**facts, **told, "identities": identities, "marks": marks})
 
 
 def _hurried(settings: Settings, latency_ms: float) -> Settings:

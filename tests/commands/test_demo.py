@@ -20,7 +20,7 @@ def test_the_whole_way(program: Program) -> None:
     report = json.loads(Path("shown/report.json").read_text())
     assert {"identity", "expression_error", "frames_in", "frames_out", "fps", "seconds"} <= set(report)
     assert 0 <= report["identity"] <= 1 and report["frames_in"] == report["frames_out"] > 0
-    assert set(report["stages"]) == {"decode", "detect", "align", "mask", "swap", "blend", "encode"}
+    assert set(report["stages"]) == {"decode", "detect", "align", "mask", "swap", "blend", "disclose", "encode"}
     assert all(set(stage) == {"fps", "busy"} for stage in report["stages"].values())
     assert Path(report["result"]).is_file() and report["result"] in out
     assert report["held_out"] is True

@@ -14,6 +14,7 @@ import av
 import pytest
 
 from tests.program import Program, the_error
+from tests.unmarked import OPTIONS
 
 SIZE = 256 * 256 * 3 // 2
 
@@ -41,7 +42,7 @@ def run(command: Sequence[str | Path], data: bytes) -> subprocess.CompletedProce
 
 
 def test_nothing_but_frames_comes_out(model: Path, y4m: bytes) -> None:
-    done = run(pipe(model, "-v"), y4m)
+    done = run(pipe(model, "-v", *OPTIONS), y4m)
     assert done.returncode == 0
     header, _, rest = done.stdout.partition(b"\n")
     assert header.startswith(b"YUV4MPEG2 W256 H256 F25:1")

@@ -80,7 +80,7 @@ def alive(folder: Path, **changed: Any) -> Live:
 
 
 def stages() -> tuple[StageNow, ...]:
-    names = ("decode", "detect", "align", "mask", "swap", "blend", "encode")
+    names = ("decode", "detect", "align", "mask", "swap", "blend", "disclose", "encode")
     return tuple(StageNow(name, 2 if name == "detect" else 1, 0.5, 0.2, 0.3) for name in names)
 
 

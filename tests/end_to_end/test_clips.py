@@ -17,6 +17,7 @@ from pipeline.specs import Outcome
 from pipeline.types import Job
 from tests.clips import decoded, packets
 from tests.end_to_end.footage import FACE, film, random_model, seen
+from tests.unmarked import unmarked
 
 Convert = Callable[[Path, Path], Outcome]
 
@@ -28,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def converter(model: Path, codec: str) -> Iterator[Convert]:
     defaults = app.Settings()
-    settings = replace(defaults, model=model, encode=replace(defaults.encode, codec=codec))
+    settings = unmarked(replace(defaults, model=model, encode=replace(defaults.encode, codec=codec)))
     count = 0
     with app.engine(settings, app.stage_specs(settings)) as engine:
 
@@ -190,7 +191,7 @@ def test_inline_and_processes_agree(model: Path, lossless: Convert, tmp_path: Pa
     source = film(tmp_path / "in.mkv", codec="ffv1", frames=11)
     lossless(source, tmp_path / "processes.mkv")
     defaults = app.Settings()
-    settings = replace(defaults, model=model, encode=replace(defaults.encode, codec="ffv1"))
+    settings = unmarked(replace(defaults, model=model, encode=replace(defaults.encode, codec="ffv1")))
     stages = [spec.build() for spec in app.stage_specs(settings)]
     outcome = inline(stages, Job(1, str(source), str(tmp_path / "inline.mkv")))
     assert outcome.ok, outcome.failure
@@ -206,7 +207,7 @@ def test_more_detecting_and_blending_workers_change_nothing(model: Path, lossles
     groups = [(("decode",), 1), (("detect",), 2), (("align",), 1), (("mask",), 1), (("swap",), 1), (("blend",), 3)]
     table = tuple(ProcessSpec(stages, workers) for stages, workers in [*groups, (("encode",), 1)])
     settings = replace(
-        defaults,
+        unmarked(defaults),
         model=model,
         encode=replace(defaults.encode, codec="ffv1"),
         engine=replace(defaults.engine, processes=table),

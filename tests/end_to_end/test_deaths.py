@@ -65,7 +65,7 @@ def run_and_kill(model: Path, clips: list[Path], out: Path, victim: str) -> dict
     [
         "decode",
         "swap",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("detect/align", "mask", "blend", "encode")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("detect/align", "mask", "blend", "disclose/encode")),
     ],
 )
 def test_a_killed_stage_costs_at_most_the_clip_it_was_at(

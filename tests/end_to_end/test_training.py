@@ -281,7 +281,7 @@ def test_three_any_to_any(program: Program, faces: tuple[Path, Path], clip: Path
     trained(program, "model", *people, *TINY, *BARE, "--iterations", "2", "--set=train.people_per_step=2")
     shown = []
     for person in ("anna", "bert", "carl"):
-        settings = app.load_settings(None, ("encode.codec=ffv1",), "model", person)
+        settings = unmarked(app.load_settings(None, ("encode.codec=ffv1",), "model", person))
         target = Path(f"{person}.mkv")
         outcome = inline([spec.build() for spec in app.stage_specs(settings)], app.job(1, str(clip), str(target)))
         assert outcome.ok, outcome.failure
