@@ -247,6 +247,16 @@ def test_what_has_changed_is_said(workshop: Workshop, tmp_path: Path, mark: byte
     assert changed(workshop, "mp4", "file", at, 0, tmp_path).problems == (problem,)
 
 
+@pytest.mark.parametrize("kind", [b"free", b"skip"])
+def test_what_lies_in_unused_boxes_counts(workshop: Workshop, tmp_path: Path, kind: bytes) -> None:
+    partial, out = tmp_path / "partial.mp4", tmp_path / "out.mp4"
+    partial.write_bytes(workshop.plain("mp4").read_bytes() + (8 + 64).to_bytes(4, "big") + kind + b"hidden" + bytes(58))
+    workshop.sign(partial, partial, out)
+    assert workshop.read(out).state is State.TRUSTED
+    out.write_bytes(flipped(out.read_bytes(), place(out.read_bytes(), b"hidden"), 1))
+    assert workshop.read(out).problems == (verdict.CHANGED_FILE,)
+
+
 @pytest.mark.parametrize("ending", ["mp4", "avi"])
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
 def test_a_file_that_was_cut_is_not_valid(workshop: Workshop, tmp_path: Path, ending: str, kept: float) -> None:
