@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -189,3 +190,16 @@ def test_detect_refuses_what_is_no_video(tmp_path: Path) -> None:
         detect(str(path), KEY)
     with pytest.raises(ValueError, match="32 bytes"):
         detect(str(path), b"short")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sign_eat.mkv", "stage_cuts_audio.mp4", "head_pose_female.gif"])
+def test_found_in_real_footage_after_x264_at_crf_28(tmp_path: Path, media: Path, name: str) -> None:
+    with av.open(str(media / name)) as container:
+        frames = [
+            frame.reformat(format="gray").to_ndarray() for frame in itertools.islice(container.decode(video=0), 30)
+        ]
+    path = clip_with(tmp_path / "clip.mp4", marked(frames), preset="veryfast", crf="28")
+    found = found_in(luma_in(path)[::4], thoroughly=False)
+    assert found is not None and found.payload == PAYLOAD
+    assert found_in(frames[::4]) is None
