@@ -9,6 +9,7 @@ anything fails the partial files go. When the parent has died nothing is publish
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pipeline import checkpoints, result
 from pipeline.child import PEER_GONE, Line, begin, orphaned
@@ -35,6 +36,12 @@ _PULSE_S = 0.25
 
 #: How slow a disk may be that a file is synced to, bytes a second: one that is slower is taken to hang.
 _SLOWEST = 1 << 20
+
+
+#: How often signing goes through a file, about.
+_ROUNDS = 6
+
+T = TypeVar("T")
 
 
 class ParentGone(BaseException):
@@ -119,8 +126,10 @@ class Door:
         reports = _reports(clip, outcome)
         made = self._finisher.make(clip, reports, pulse)
         sealed = Sealed({})
-        if self._sealer is not None:
-            sealed = self._sealer.seal(clip, reports, facts, pulse.alive)
+        if (sealer := self._sealer) is not None:
+            # each is read, hashed and written a few times
+            nbytes = _ROUNDS * (Path(clip.partial).stat().st_size + Path(clip.source).stat().st_size)
+            sealed = _patiently(lambda alive: sealer.seal(clip, reports, facts, alive), nbytes, pulse)
         reports[NAME] = made | sealed.report | self._finisher.check(clip, pulse)
         return reports, [] if sealed.beside is None else [sealed.beside]
 
@@ -169,20 +178,38 @@ def check_unchanged(source: str, mark: Mapping[str, Any] | None) -> None:
 
 
 def _sync_slowly(partial: str, target: str, pulse: _Pulse) -> None:
-    """Has a file synced, which may take long, and says meanwhile that it is alive. Raises PublishError."""
-    begun = time.monotonic()
+    """Has a file synced. Raises PublishError."""
     try:
-        patience_s = Path(partial).stat().st_size / _SLOWEST
-        with ThreadPoolExecutor(1, "sync") as pool:
-            synced = pool.submit(sync, partial)
-            while not wait([synced], _PULSE_S).done:
-                if time.monotonic() - begun < patience_s:
-                    pulse.alive()
-            synced.result()
+        _patiently(lambda _: sync(partial), Path(partial).stat().st_size, pulse)
     except OSError as error:
         failed = PublishError(f"{target} could not be put on the disk: {(error.strerror or str(error)).lower()}")
         failed.errno = error.errno
         raise failed from error
+
+
+def _patiently(work: Callable[[Callable[[], None]], T], nbytes: int, pulse: _Pulse) -> T:
+    """Has something done that may take long in silence, and says meanwhile that it is alive.
+
+    `work` is given what it may call now and then: that raises ParentGone once there is nobody to work for. Of so many
+    bytes no disk takes longer than `_SLOWEST` allows; after that it is silence, and the parent's to judge.
+    """
+    begun = time.monotonic()
+    gone = threading.Event()
+
+    def needed() -> None:
+        if gone.is_set():
+            raise ParentGone
+
+    with ThreadPoolExecutor(1, "patience") as pool:
+        doing = pool.submit(work, needed)
+        try:
+            while not wait([doing], _PULSE_S).done:
+                if time.monotonic() - begun < nbytes / _SLOWEST:
+                    pulse.alive()
+        except BaseException:
+            gone.set()
+            raise
+        return doing.result()
 
 
 def _reports(clip: Clip, outcome: Outcome) -> dict[str, Report]:

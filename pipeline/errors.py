@@ -11,7 +11,7 @@
     ├── WeightsError         5   a model is missing, damaged or of another shape
     ├── PublishError         6   the finished file could not be put in its place
     ├── RequirementError     7   something this machine lacks (see `understudy doctor`)
-    ├── TableError           8   the daemon's table of jobs cannot be read or written
+    ├── TableError           8   the daemon's table of jobs, or the audit, cannot be read or written
     ├── DeviceError          9   the GPU failed
     └── ConsentError        10   whose face this is has not been agreed to, or not for this (see `understudy identity`)
 
@@ -80,7 +80,7 @@ class RequirementError(UnderstudyError, ImportError):
 
 
 class TableError(UnderstudyError, OSError):
-    """The daemon's table of jobs cannot be opened, read or written; `errno` says why where that is known."""
+    """The daemon's table of jobs, or the audit, cannot be opened, read or written; `errno` says why where it can."""
 
     exit_code = 8
 

@@ -8,7 +8,8 @@ HOME/                        0700; files in it 0600
   trusted/*.pem              public Ed25519 keys of others whose identity files count as signed
   identities/ID/DIGEST.yaml  every version of each identity that was added here
   revoked/ID.yaml            what was revoked, when, why
-  audit.sqlite audit.head    the append-only table, and its signed head
+  audit.sqlite audit.head    the append-only table (SQLite's -wal and -shm beside it), and its signed head
+  .lock audit.sqlite.turn    held by whoever makes keys, or a table
 """
 
 from __future__ import annotations
