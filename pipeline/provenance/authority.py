@@ -92,10 +92,13 @@ def _complete(home: Home, now: datetime, force: bool) -> tuple[str, ...]:
         made += _make_authority(home, now)
     if made or not _is_signing_sound(home, now):
         made += _make_signing(home, now)
-    if private.write_first(home.identity_key, _pem(ed25519.Ed25519PrivateKey.generate())):
-        made.append(home.identity_key.name)
-    if private.write_first(home.watermark_key, secrets.token_bytes(_WATERMARK_KEY_NBYTES)):
-        made.append(home.watermark_key.name)
+    fresh = {
+        home.identity_key: lambda: _pem(ed25519.Ed25519PrivateKey.generate()),
+        home.watermark_key: lambda: secrets.token_bytes(_WATERMARK_KEY_NBYTES),
+    }
+    for file, key in fresh.items():  # where all is there, nothing is written: the disk may be full, or read-only
+        if not file.exists() and private.write_first(file, key()):
+            made.append(file.name)
     return tuple(made)
 
 
