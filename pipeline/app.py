@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,7 @@ from stages import (
     send,
     swap,
     tags,
+    watermark,
 )
 
 #: Keys that the program fills in itself: they follow from the model.
@@ -202,12 +204,10 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     place, model = describe_model(own)
     specs = stage_specs(own)
     process_table(own, specs)
-    unnamed: dict[str, Any] = {
-        "swap": own.swap,
-        "disclose": own.disclose,
-    }  # the same model, or key, in another folder is the same
+    # the same model, or key, in another folder is the same
+    unnamed: dict[str, Any] = {"swap": own.swap, "disclose": own.disclose}
     shown = {spec.name: asdict(unnamed.get(spec.name, spec.config)) for spec in specs}
-    shaping = {"model": model.digest, "stages": shown, "versions": versions()}
+    shaping = {"model": model.digest, "stages": shown, "versions": versions(), "watermark": _pattern(own)}
     text = json.dumps(shaping, sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()
     about = {
@@ -221,7 +221,15 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
         publishing = replace(own.publish, sheets=sheets, sheets_kept=settings.daemon.sheets)
         return engine(_on(replace(own, publish=publishing), device, halvings))
 
-    return Station(key, str(place), own.swap.to, own.swap.device, own.swap.on_device_fault, about, make)
+    terms = hashlib.sha256(repr((own.consent, own.provenance, home(own))).encode()).hexdigest()
+    return Station(key, str(place), own.swap.to, own.swap.device, own.swap.on_device_fault, about, make, terms)
+
+
+def _pattern(settings: Settings) -> str:
+    """A digest of the key that the watermark's pattern hangs on; empty: there is no pattern."""
+    if settings.disclose.watermark.off_because:
+        return ""
+    return hashlib.sha256(watermark.read_key(str(home(settings).watermark_key))).hexdigest()
 
 
 def folder_settings(settings: Settings, folder: WatchConfig) -> Settings:
@@ -253,11 +261,14 @@ def _on(settings: Settings, device: str, halvings: int) -> Settings:
 def versions() -> dict[str, str]:
     """Of the program and of what its results depend on."""
     names = ("understudy", "av", "mediapipe", "numpy", "opencv-python-headless", "torch")
-    found = {}
-    for name in names:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {name: version for name in names if (version := _version(name))}
+
+
+@cache  # read from files otherwise, each time the daemon asks for a station
+def _version(name: str) -> str:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return ""
 
 
 def stage_specs(
@@ -274,7 +285,7 @@ def stage_specs(
     folder, model = describe_model(settings)
     place = home(settings)
     authority.ensure(place)
-    watermark = replace(settings.disclose.watermark, key=str(place.watermark_key))
+    pattern = replace(settings.disclose.watermark, key=str(place.watermark_key))
     salt = f"{model.digest} {settings.swap.to}"
     said = tags.Config(TREATMENT.source_type, settings.provenance.producer)
     return (
@@ -282,7 +293,7 @@ def stage_specs(
         *face_specs(settings, model.input_size, model.coverage, model.crop),
         StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder))),
         StageSpec("blend", "stages.blend:Blend", settings.blend),
-        StageSpec("disclose", "stages.disclose:Disclose", replace(settings.disclose, watermark=watermark)),
+        StageSpec("disclose", "stages.disclose:Disclose", replace(settings.disclose, watermark=pattern)),
         sink or StageSpec("encode", "stages.encode:Encode", replace(settings.encode, tags=said)),
     )
 

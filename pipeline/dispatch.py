@@ -82,7 +82,7 @@ class Lanes:
 
     def health(self, station: Station) -> _Health:
         """What is known of a station."""
-        return self._health.setdefault(station.key, _Health())
+        return self._health.setdefault(station.engine_key, _Health())
 
     @property
     def shown(self) -> tuple[live.Lane, ...]:
@@ -92,7 +92,7 @@ class Lanes:
 
     def pick(self, station: Station) -> Lane | None:
         """A lane that takes a job of this station now; None where there is none yet. May start or stop lanes."""
-        own = sorted((lane for lane in self.all if lane.station.key == station.key), key=lambda lane: len(lane.jobs))
+        own = sorted(self._of(station), key=lambda lane: len(lane.jobs))
         free = [lane for lane in own if lane.room]
         if free and not free[0].jobs:
             return free[0]
@@ -100,21 +100,24 @@ class Lanes:
         if device is not None and self.health(station).budget.ready(time.monotonic()):
             if len(self.all) < self._limit:
                 return self._start(station, device)
-            idle = [lane for lane in self.all if not lane.jobs and lane.station.key != station.key and lane.room]
+            idle = [lane for lane in self.all if not lane.jobs and lane.room]
             if idle and not own:
                 min(idle, key=lambda lane: lane.used).stop()
         return free[0] if free else None
 
     def is_next(self, station: Station) -> bool:
         """Whether a station for which there is no lane to `pick` shall have the next one that can be had."""
-        served = any(lane.station.key == station.key for lane in self.all)
-        return not served and self.health(station).budget.ready(time.monotonic())
+        return not self._of(station) and self.health(station).budget.ready(time.monotonic())
+
+    def _of(self, station: Station) -> list[Lane]:
+        """The lanes that take a station's jobs."""
+        return [lane for lane in self.all if lane.station.engine_key == station.engine_key]
 
     def _device(self, station: Station) -> str | None:
         """The device with the fewest lanes; None where this station has one on each."""
         fixed = self.health(station).device
         devices = (fixed,) if fixed else self._devices or (station.device,)
-        taken = {lane.device for lane in self.all if lane.station.key == station.key}
+        taken = {lane.device for lane in self._of(station)}
         load = Counter(lane.device for lane in self.all)
         return min((device for device in devices if device not in taken), key=lambda name: load[name], default=None)
 
@@ -138,7 +141,7 @@ class Lanes:
             health.broken = str(error)
         elif rest_s:
             _log.error("it keeps dying and now rests for %.0f s", rest_s)
-        if not any(other.station.key == lane.station.key for other in self.all):
+        if not self._of(lane.station):
             health.down = replace(lane.shown(), state="down", reason=str(error), stages=())
 
     def went_well(self, lane: Lane) -> None:

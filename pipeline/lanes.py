@@ -66,6 +66,8 @@ class Station:
 
     Attributes:
         key: the digest of all that shapes the result: the model's weights and every setting of the stages.
+        terms: the digest of what else its engines go by and what is no part of the pictures: who has to have agreed to
+            what, who signs, where that is written down.
         model: the model's folder; `to` whose face is put there; `device` "auto" or one that the settings name.
         on_device_fault: what is done when its device fails: "restart", "cpu" or "stop" (see swap.Config).
         about: the same for reports.
@@ -80,6 +82,12 @@ class Station:
     on_device_fault: str
     about: Mapping[str, Any] = field(compare=False)
     make: Callable[[str, int], Engine] = field(compare=False, repr=False)
+    terms: str = ""
+
+    @property
+    def engine_key(self) -> str:
+        """The same for stations that may share engines; of those, and of others, jobs are gone on with by `key`."""
+        return f"{self.key} {self.terms}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Shift:
         self._dispatch = Dispatch(self._table, self.lanes, setup.config.work_folder, setup.config.checkpoint_s)
         self.lanes.forgive()
         for lane in self.lanes.all:
-            if lane.station.key not in wanted:
+            if lane.station.engine_key not in wanted:
                 lane.stop()
         self._hopeful = True
 
@@ -366,7 +366,7 @@ def _keys(setup: Setup) -> set[str]:
     keys = set()
     for folder in setup.folders:
         with suppress(ConsentError):
-            keys.add(folder.station().key)
+            keys.add(folder.station().engine_key)
     return keys
 
 
