@@ -137,7 +137,8 @@ class Lanes:
             return
         _log.error("the engine for the model %s on %s is down: %s", lane.station.model, lane.device, error)
         rest_s = health.budget.died(time.monotonic())
-        if isinstance(error, BLOCKING) or (rest_s and not self._patient):
+        asked_anew = isinstance(error, ConsentError)  # before each job
+        if (isinstance(error, BLOCKING) and not asked_anew) or (rest_s and not self._patient):
             health.broken = str(error)
         elif rest_s:
             _log.error("it keeps dying and now rests for %.0f s", rest_s)

@@ -346,12 +346,12 @@ class Shift:
                 continue
             except BLOCKING:
                 pass
-            del self._unagreed[name]
             self._reasons.pop(name, None)
             for number in sorted(numbers):
                 entry = self._table.entry(number)
                 if entry is not None and entry.current and entry.state is State.BLOCKED:
                     self._table.retry(number)
+            del self._unagreed[name]  # not before: the table may have refused
 
     def _folder_of(self, entry: Entry) -> Watched | None:
         return next((folder for folder in self._setup.folders if folder.name == entry.folder), None)
