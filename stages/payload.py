@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from models.durable import open_regular
 from pipeline.errors import InputError
 
 BITS = 48
@@ -23,13 +24,13 @@ def of_file(path: str, salt: str) -> int:
     """The payload for a file, 1 to 2^48 - 1: of its size, its first and last 64 KiB, and `salt`. Raises InputError."""
     digest = hashlib.sha256(salt.encode())
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(size.to_bytes(8, "big") + file.read(_LOOK_NBYTES))
             file.seek(max(0, size - _LOOK_NBYTES))
             digest.update(file.read(_LOOK_NBYTES))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     return int.from_bytes(digest.digest()[: BITS // 8], "big") or 1
 
 
