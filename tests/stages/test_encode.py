@@ -39,7 +39,8 @@ def convert(source: Path, target: Path, config: Config = FAST) -> Report:
     assert outcome.failure is None, outcome.failure
     assert [p.name for p in target.parent.iterdir() if p.name.endswith(".part")] == []
     clip = replace(facts(source), target=str(target), partial=str(target))
-    return Finish(finish.Config(config))(clip, outcome.reports, lambda done, total: None)
+    finisher = Finish(finish.Config(config))
+    return finisher.make(clip, outcome.reports, lambda *_: None) | finisher.check(clip, lambda *_: None)
 
 
 def seconds(path: Path) -> list[Fraction]:

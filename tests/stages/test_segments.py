@@ -80,9 +80,14 @@ def close(at: Place, config: Config = FAST, **settings: str) -> Report:
     """What the door does, but for syncing."""
     clip, reports, _ = go(at, config)
     partial = at.target.with_name(".partial")
-    report = Finish(finish.Config(config, **settings))(replace(clip, partial=str(partial)), reports, lambda *_: None)
+    report = finished(replace(clip, partial=str(partial)), reports, finish.Config(config, **settings))
     partial.replace(at.target)
     return report
+
+
+def finished(clip: Clip, reports: dict[str, Report], config: finish.Config) -> Report:
+    finisher = Finish(config)
+    return finisher.make(clip, reports, lambda *_: None) | finisher.check(clip, lambda *_: None)
 
 
 def direct(source: Path, target: Path, config: Config = FAST) -> Path:
@@ -235,7 +240,7 @@ def test_wherever_it_breaks_off(
         whole = checkpoints.read(str(at.work))
         assert whole is not None and whole.whole and whole.kept == len(pts)
         assert [one.first for one in whole.segments] == list(range(0, len(pts), segment))
-        Finish(finish.Config(config))(replace(clip, partial=str(at.target)), reports, lambda *_: None)
+        finished(replace(clip, partial=str(at.target)), reports, finish.Config(config))
     same_pictures(broken.target, unbroken.target)
     base = Fraction(1, 15360 if codec == "h264" else 1000)
     for time, ticks in zip(times(broken.target), pts, strict=True):
