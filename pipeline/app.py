@@ -382,7 +382,7 @@ def _scratch_kb(settings: Settings) -> int:
 def process_table(settings: Settings, specs: Sequence[StageSpec]) -> tuple[ProcessSpec, ...]:
     """The settings' table of processes, with the chain's own source and sink where it says decode and encode.
 
-    Marks go into every chain: a table that does not name that stage has it in the last process.
+    Marks go into every chain: a table that does not name that stage has it right before the last one.
     """
     names = {"decode": specs[0].name, "encode": specs[-1].name}
     table = [
@@ -391,7 +391,8 @@ def process_table(settings: Settings, specs: Sequence[StageSpec]) -> tuple[Proce
     ]
     named = {name for process in table for name in process.stages}
     if table and "disclose" not in named and any(spec.name == "disclose" for spec in specs):
-        table[-1] = replace(table[-1], stages=("disclose", *table[-1].stages))
+        shared = table[-1].stages
+        table[-1] = replace(table[-1], stages=(*shared[:-1], "disclose", *shared[-1:]))
     return tuple(table)
 
 
