@@ -31,8 +31,9 @@ in the project's folder. `understudy VERB --help` tells more about each verb.
 
 exit codes: 0 done; 1 a defect or a fault of the machine; 2 a wrong argument or setting; 3 an input that cannot be used;
 4 a stage failed on a clip; 5 a model that cannot be used; 6 the result could not be put in its place; 7 something is
-missing on this machine (see understudy doctor); 8 the table of jobs cannot be used; 9 a GPU failed; 130 and 143 stopped
-by SIGINT and SIGTERM; 141 the reader went away."""
+missing on this machine (see understudy doctor); 8 the table of jobs or the audit cannot be used; 9 a GPU failed;
+10 somebody has not agreed (see understudy identity); 130 and 143 stopped by SIGINT and SIGTERM; 141 the reader went
+away."""
 
 
 class _Terminated(BaseException):
