@@ -40,7 +40,7 @@ _LINES, _LEAST_SHARE, _MOST_SHARE = 720, 0.65, 1.25
 _PER_ACTIVITY = 0.15
 
 #: Levels above black between which the mark comes in: what is dark shows it most.
-_BLACK, _DARK = 4, 48
+_BLACK, _DARK = 4, 32
 
 #: The pattern's slopes are so steep that most of a chip reaches its level.
 _STEEPNESS = 2.5
