@@ -94,6 +94,8 @@ class Sealer:
         )
         try:
             parent, beside = _signed(clip, manifest.compose(told), who, alive)
+        except PublishError:  # which says so already
+            raise
         except OSError as error:
             raise _unsealed(clip, error) from error
         claim = _read_back(clip, None if beside is None else Path(beside[0]), who, alive)
@@ -187,8 +189,6 @@ def _report(marks: Report, claim: Claim, who: Signatory, parent: Parent | None, 
 
 
 def _unsealed(clip: Clip, error: OSError) -> PublishError:
-    if isinstance(error, PublishError):
-        return error
     failed = PublishError(f"{clip.target} could not be signed: {(error.strerror or str(error)).lower()}")
     failed.errno = error.errno
     return failed
