@@ -1,7 +1,8 @@
 """The real program, `python -m tests.daemon.program CHAIN watch -c config.yaml`, with a chain that loads in no time.
 
-CHAIN is a JSON object: {"trail": {...}, "slow": {...}}, the fields of `toys.Trouble` and `toys.Slow`. Decode, encode in
-segments, the door and all of the daemon are the real ones.
+CHAIN is a JSON object: {"trail": {...}, "slow": {...}}, the fields of `toys.Trouble` and `toys.Slow`; and "full_s" for
+how many seconds a refused write counts as no room. Decode, encode in segments, the door and all of the daemon are the
+real ones.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ def light_station(chain: dict[str, Any], stages: tuple[str, ...], settings: Sett
 
 def run() -> int:
     """Runs the program."""
-    from pipeline import app
+    from pipeline import app, space
     from pipeline.__main__ import main
 
-    app.station = partial(light_station, json.loads(Path(sys.argv[1]).read_text()), STAGES)
+    chain = json.loads(Path(sys.argv[1]).read_text())
+    app.station = partial(light_station, chain, STAGES)
+    space._WAIT_S = chain.get("full_s", space._WAIT_S)
     return main(sys.argv[2:])
 
 

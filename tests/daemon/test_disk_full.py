@@ -28,8 +28,8 @@ FRAMES = 75
 DISKS = ("out", "work", "state")
 SIZE = 6 << 20
 
-#: A clip takes a second or so; what has failed is soon tried again.
-CHAIN = {"trail": {"delay_s": 0.015}}
+#: A clip takes a second or so; what has failed is soon tried again, and so is a disk that has refused something.
+CHAIN = {"trail": {"delay_s": 0.015}, "full_s": 10.0}
 DAEMON = {"retry": {"longest_s": 1, "backoff_s": 1}}
 
 
@@ -125,6 +125,7 @@ def drop(apart: Apart, names: list[str], clip: bytes) -> dict[str, bytes]:
 SAID = r"the {0} folder .* has .* left and needs|{0}/jobs\.sqlite cannot be written: the disk is full"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_full_disk(rounds: int, apart: Apart, clip: bytes) -> None:
     """Each of them in turn, while clips are made. Nothing fails, and no attempt counts."""
@@ -146,7 +147,7 @@ def test_a_full_disk(rounds: int, apart: Apart, clip: bytes) -> None:
             assert re.search(SAID.format(disk), seen["live"]["reason"])
             assert re.search(f"paused: .*{SAID.format(disk)}", apart.said())
             ballast.unlink()
-            apart.wait(partial(apart.done, len(whole)), 60, every_s=0.5)
+            apart.wait(partial(apart.done, len(whole)), 200, every_s=0.5)
             apart.wait(lambda: apart.state() == "running")
     apart.stop()
     apart.check(whole, FRAMES)

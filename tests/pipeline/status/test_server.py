@@ -69,7 +69,7 @@ def test_it_ends_while_somebody_waits() -> None:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: local")
         time.sleep(0.1)
     raw.close()
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < module._PATIENCE_S
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", server.port), timeout=1)
 
@@ -114,15 +114,17 @@ def idle(server: Server, count: int, sent: bytes = b"") -> Iterator[list[socket.
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: local", b"GET / HTTP/1.1\r\nX: " + b"x" * 15_000])
-def test_idle_ones_hold_nobody_up(sent: bytes) -> None:
+def test_idle_ones_hold_nobody_up(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 60.0)
     with serving(APP) as server, idle(server, 500, sent):
         begun = time.monotonic()
         assert [ask_in(server).text for _ in range(5)] == ["well"] * 5
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30, "who waited for them would have waited for a minute"
         assert len(server._server.server_state.connections) <= module._IDLE
 
 
-def test_those_that_keep_coming_hold_nobody_up() -> None:
+def test_those_that_keep_coming_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 60.0)
     with serving(APP) as server:
         end = threading.Event()
 
@@ -138,7 +140,7 @@ def test_those_that_keep_coming_hold_nobody_up() -> None:
             with idle(server, 300):
                 begun = time.monotonic()
                 assert [ask_in(server).text for _ in range(5)] == ["well"] * 5
-                assert time.monotonic() - begun < 5
+                assert time.monotonic() - begun < 30
         finally:
             end.set()
             for thread in threads:
