@@ -5,29 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models import carried
 from models.description import ModelDescription
 from pipeline import app, config
-from pipeline.consent.identity import to_bytes
+from pipeline.consent import settings as consent
+from pipeline.consent.identity import Identity, Scope, to_bytes
+from pipeline.consent.registry import Registry
 from pipeline.daemon_config import DaemonConfig
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, ConsentError, UnderstudyError, WeightsError
 from pipeline.inbox import WatchConfig
+from pipeline.lanes import Station
+from pipeline.provenance import settings as provenance
+from pipeline.provenance.home import Home
 from pipeline.specs import ProcessSpec, StageSpec
 from tests.consent import identity_of
 
 DEFAULTS = Path(__file__).parents[2] / "config.yaml"
 
+#: Who is in a model, unless it is somebody else.
+PAINTED = {name: identity_of(name) for name in ("a", "b")}
 
-def a_model(folder: Path, **changes: object) -> Path:
-    """A model's description, and of its weights the header alone; its people are there to be tried with."""
-    people = [identity_of(name) for name in ("a", "b")]
-    identities = {name: identity.digest for name, identity in zip(("a", "b"), people, strict=True)}
-    carried.put(folder, {identity.digest: to_bytes(identity) for identity in people})
+
+def a_model(folder: Path, shown: Mapping[str, Identity] = PAINTED, **changes: object) -> Path:
+    """A model's description, and of its weights the header alone; `shown` are the identities that it carries."""
+    identities = {name: identity.digest for name, identity in shown.items()}
+    carried.put(folder, {identity.digest: to_bytes(identity) for identity in shown.values()})
     header = json.dumps({"__metadata__": carried.facts(identities)}).encode()
     (folder / "model.0123456789ab.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     said = ModelDescription(
@@ -168,3 +179,187 @@ def test_results_keep_a_container_that_fits() -> None:
     assert app.result_suffix(app.Settings(), "a.gif") == ".mp4"
     with pytest.raises(ConfigError):
         app.check_result(app.Settings(), "a.xyz")
+
+
+# --- who has agreed ---------------------------------------------------------------------------------------------------
+
+
+def for_(model: Path, policy: str = "present", **changes: Any) -> app.Settings:
+    """Settings with a home of keys beside the model."""
+    own = provenance.Config(folder=model.with_name("home"))
+    return replace(app.Settings(), model=model, provenance=own, consent=consent.Config(policy), **changes)  # type: ignore[arg-type]
+
+
+def only_for(name: str, *roles: str) -> Identity:
+    return replace(identity_of(name), scope=Scope(roles=roles))
+
+
+def test_two_people_have_agreed(tmp_path: Path) -> None:
+    found = app.agreed(for_(a_model(tmp_path / "m")))
+    assert {name: each and each.digest for name, each in found.people.items()} == {
+        name: identity.digest for name, identity in PAINTED.items()
+    }
+    assert (found.policy, found.notes) == ("present", ())
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "why"),
+    [
+        (("train", "replace"), ("train", "appear"), ""),
+        (("train", "appear"), ("train", "appear"), "identity of a .* does not allow their face being replaced"),
+        (("train", "replace"), ("train", "replace"), "identity of b .* does not allow their face being put on others"),
+    ],
+)
+def test_of_two_each_has_agreed_to_their_own_part(
+    tmp_path: Path, a: tuple[str, ...], b: tuple[str, ...], why: str
+) -> None:
+    settings = for_(a_model(tmp_path / "m", {"a": only_for("a", *a), "b": only_for("b", *b)}))
+    if not why:
+        app.agreed(settings)
+        return
+    for act in (app.agreed, app.stage_specs):
+        with pytest.raises(ConsentError, match=why):
+            act(settings)
+
+
+def test_of_many_only_the_one_who_appears_is_asked_for_that(tmp_path: Path) -> None:
+    """Who is in the clip cannot be told; but whoever has taken all of it back stops it."""
+    people = {name: only_for(name, "train", "appear") for name in ("a", "b", "c")}
+    settings = for_(a_model(tmp_path / "m", people, people=("a", "b", "c")))
+    assert set(app.agreed(settings).people) == {"a", "b", "c"}
+    Registry(app.home(settings)).revoke(people["a"].id, "she says so", datetime.now(UTC))
+    with pytest.raises(ConsentError, match=r"identity of a .* was revoked"):
+        app.agreed(settings)
+    with pytest.raises(ConsentError, match=r"identity of a .* was revoked"):
+        app.station(settings, WatchConfig(tmp_path / "in", tmp_path / "out"))
+
+
+def test_whoever_was_learnt_by_the_model_before_counts(tmp_path: Path) -> None:
+    people = {**PAINTED, f"{carried.ORIGIN}carl": only_for("carl", "train")}
+    settings = for_(a_model(tmp_path / "m", people))
+    assert set(app.agreed(settings).people) == set(people)
+    Registry(app.home(settings)).revoke(people[f"{carried.ORIGIN}carl"].id, "he says so", datetime.now(UTC))
+    with pytest.raises(ConsentError, match=r"carl .* was revoked"):
+        app.agreed(settings)
+
+
+@pytest.mark.parametrize("people", [("a", "b"), ("a", "b", "c")])
+def test_whoever_has_no_identity_stops_it_or_is_the_user(tmp_path: Path, people: tuple[str, ...]) -> None:
+    model = a_model(tmp_path / "m", {"b": PAINTED["b"]}, people=people)
+    with pytest.raises(ConsentError, match=r"^a has no identity file: run understudy identity attach .*/m a=FACESET"):
+        app.agreed(for_(model))
+    found = app.agreed(for_(model, "off-for-self"))
+    assert [name for name, each in found.people.items() if each is None] == [name for name in people if name != "b"]
+    assert len(found.notes) == len(people) - 1 and "taken to be the user" in found.notes[0]
+
+
+def test_a_model_that_says_otherwise_than_its_weights(tmp_path: Path) -> None:
+    """Not even for those who ask for nothing: identities that were taken out by hand are no user's own face."""
+    model = a_model(tmp_path / "m", identities={"b": PAINTED["b"].digest})
+    for policy in ("present", "off-for-self"):
+        with pytest.raises(ConsentError, match="was edited after training"):
+            app.agreed(for_(model, policy))
+
+
+def test_a_model_whose_copies_are_gone(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m")
+    shutil.rmtree(model / "identities")
+    with pytest.raises(ConsentError, match=r"the identity of a that the model carries, is missing; restore .*attach"):
+        app.agreed(for_(model, "off-for-self"))
+
+
+def test_who_has_to_agree_to_what() -> None:
+    two = ModelDescription("original", {}, 64, 64, identities={"a": "1", f"{carried.ORIGIN}x": "2"})
+    assert app.roles(two, "b") == {"a": ("replace",), "b": ("appear",), f"{carried.ORIGIN}x": ()}
+    assert app.roles(two, "a") == {"a": ("appear",), "b": ("replace",), f"{carried.ORIGIN}x": ()}
+    three = replace(two, people=("a", "b", "c"))
+    assert app.roles(three, "c") == {"a": (), "b": (), "c": ("appear",), f"{carried.ORIGIN}x": ()}
+
+
+@pytest.mark.parametrize(
+    ("folder", "named", "home"),
+    [
+        (None, "/data", "/data/understudy"),
+        (None, "", "/users/me/.local/share/understudy"),
+        (None, "relative/data", "/users/me/.local/share/understudy"),
+        (None, None, "/users/me/.local/share/understudy"),
+        ("/private", "/data", "/private"),
+    ],
+)
+def test_where_keys_lie(monkeypatch: pytest.MonkeyPatch, folder: str | None, named: str | None, home: str) -> None:
+    """As the XDG Base Directory Specification says: a relative path is void, and so is an empty one."""
+    monkeypatch.setenv("HOME", "/users/me")
+    if named is None:
+        monkeypatch.delenv("XDG_DATA_HOME")
+    else:
+        monkeypatch.setenv("XDG_DATA_HOME", named)
+    own = provenance.Config(folder=folder and Path(folder))  # type: ignore[arg-type]
+    assert app.home(replace(app.Settings(), provenance=own)) == Home(Path(home))
+
+
+# --- stations ---------------------------------------------------------------------------------------------------------
+
+
+def station(settings: app.Settings, place: Path, **own: Any) -> Station:
+    return app.station(settings, WatchConfig(place / "in", place / "out", settings=own))
+
+
+def test_what_a_station_hangs_on(tmp_path: Path) -> None:
+    settings = for_(a_model(tmp_path / "m"))
+    first = station(settings, tmp_path)
+    assert first == station(settings, tmp_path)
+    shutil.copytree(tmp_path / "m", tmp_path / "moved/m")
+    shutil.copytree(tmp_path / "home", tmp_path / "moved/home", copy_function=shutil.copy2)
+    (tmp_path / "moved/home").chmod(0o700)
+    moved = station(for_(tmp_path / "moved/m"), tmp_path)
+    assert moved.key == first.key, "the same model and the same key, elsewhere"
+    assert moved.engine_key != first.engine_key, "but it signs there, and writes down there"
+    other = station(replace(settings, provenance=provenance.Config(folder=tmp_path / "other")), tmp_path)
+    assert other.key != first.key, "half a clip under one watermark key and half under another would be no clip"
+    assert station(settings, tmp_path, encode={"codec": "ffv1"}).key != first.key
+
+
+@pytest.mark.parametrize(
+    "terms", [{"consent": {"policy": "off-for-self"}}, {"provenance": {"timestamp_url": "http://stamps.example"}}]
+)
+def test_folders_that_go_by_other_terms_share_no_engine(tmp_path: Path, terms: dict[str, Any]) -> None:
+    settings = for_(a_model(tmp_path / "m"))
+    first, other = station(settings, tmp_path), station(settings, tmp_path, **terms)
+    assert first.engine_key != other.engine_key and first.key == other.key, "what was begun is gone on with"
+
+
+def test_without_a_watermark_its_key_does_not_matter(tmp_path: Path) -> None:
+    off = {"disclose": {"watermark": {"off_because": "a study without"}}}
+    settings = for_(a_model(tmp_path / "m"))
+    other = replace(settings, provenance=provenance.Config(folder=tmp_path / "other"))
+    assert station(settings, tmp_path, **off).key == station(other, tmp_path, **off).key
+
+
+def test_a_station_tells_reports_nothing_of_keys(tmp_path: Path) -> None:
+    settings = for_(a_model(tmp_path / "m"))
+    told = json.dumps(station(settings, tmp_path).about)
+    key = app.home(settings).watermark_key.read_bytes()
+    assert hashlib.sha256(key).hexdigest() not in told and str(tmp_path / "home") not in told
+
+
+@pytest.mark.parametrize("halvings", [0, 1, 3])
+def test_a_clip_says_the_same_whatever_it_is_made_with(tmp_path: Path, halvings: int) -> None:
+    """A clip that is gone on with after memory ran out, or on another device, has one payload from end to end."""
+    settings = for_(a_model(tmp_path / "m"))
+    chains = [app.stage_specs(each) for each in (settings, app._on(settings, "cuda:1", halvings))]
+    (before, *_, marks, _), (after, *_, marks_after, _) = ([spec.config for spec in chain] for chain in chains)
+    assert before.salt == after.salt != "" and marks == marks_after
+
+
+def test_the_payload_hangs_on_model_and_face(tmp_path: Path) -> None:
+    settings = for_(a_model(tmp_path / "m"))
+    turned = replace(settings, swap=replace(settings.swap, to="a"))
+    assert len({app.stage_specs(each)[0].config.salt for each in (settings, turned)}) == 2
+
+
+def test_a_watermark_key_that_is_damaged_stops_it(tmp_path: Path) -> None:
+    settings = for_(a_model(tmp_path / "m"))
+    station(settings, tmp_path)
+    app.home(settings).watermark_key.write_bytes(b"short")
+    with pytest.raises(UnderstudyError, match="must have 32 bytes"):
+        station(settings, tmp_path)
