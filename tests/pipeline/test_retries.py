@@ -82,6 +82,8 @@ def test_what_cannot_be_used_is_not_tried_again(error: str) -> None:
     [
         failure("WeightsError"),
         failure("RequirementError"),
+        failure("ConsentError"),
+        failure("ConsentError", errno.EACCES),
         failure("PublishError", errno.EEXIST),
         failure("PublishError", errno.EACCES),
         failure("InputError", errno.EACCES),
@@ -89,6 +91,12 @@ def test_what_cannot_be_used_is_not_tried_again(error: str) -> None:
 )
 def test_what_somebody_must_mend_waits_for_somebody(blocked: Failure) -> None:
     assert judge(blocked, ENTRY, CONFIG) == Verdict(Kind.BLOCKED)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ESTALE, errno.EIO])
+def test_consent_that_could_not_be_looked_at_is_looked_at_again(number: int) -> None:
+    assert judge(failure("ConsentError", number), ENTRY, CONFIG).kind is Kind.AGAIN
+    assert judge(failure("ConsentError", errno.ENOSPC), ENTRY, CONFIG).kind is Kind.SPACE
 
 
 def test_a_damaged_file_that_looks_like_a_damaged_disk_is_tried_a_few_times() -> None:
