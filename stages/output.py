@@ -62,7 +62,10 @@ class Output:
     def _open(self, config: Config) -> av.container.OutputContainer:
         muxer = self._encoding.muxer
         options = muxer_options(muxer, self._company.time_bases, self._metadata)
-        options = {**options, "flush_packets": "1", **config.container_options}
+        given = dict(config.container_options)
+        if "movflags" in options and "movflags" in given:  # flags add up: without ours, our tags would not be written
+            given["movflags"] += options["movflags"]
+        options = {**options, "flush_packets": "1", **given}
         return av.open(self._file, "w", format=muxer, container_options=options, buffer_size=_WRITE_NBYTES)
 
     def _start(self) -> None:

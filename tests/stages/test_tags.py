@@ -98,6 +98,13 @@ def test_marks_of_an_input_are_kept_and_reported(before: str, after: str, tmp_pa
     assert (report["input_aigc"], report["input_source_type"]) == (theirs["aigc"], theirs[SOURCE_TYPE])
 
 
+@pytest.mark.parametrize("flags", ["+faststart", "faststart", "-use_metadata_tags"])
+def test_other_flags_for_the_muxer_do_not_keep_them_out(flags: str, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", frames=3)
+    said, _ = convert(source, encode.Config(container_options={"movflags": flags}, tags=SWAP), "mp4")
+    assert tags.read(said).fields["Label"] == "1" and tags.read(said).source_type == SWAP.source_type
+
+
 def _remuxed(source: Path, metadata: dict[str, str]) -> Path:
     target = source.with_name("tagged.mp4")
     with (
