@@ -61,7 +61,8 @@ from stages import (
 
 #: Keys that the program fills in itself: they follow from the model.
 FIXED = (
-    *("decode.salt", "swap.model", "align.size", "align.coverage", "align.crop", "extract.folder", "extract.add"),
+    *("decode.salt", "swap.model", "swap.digest", "align.size", "align.coverage", "align.crop"),
+    *("extract.folder", "extract.add"),
     *("disclose.watermark.key", "encode.tags", "publish.encode", "publish.sheets", "publish.sheets_kept"),
 )
 
@@ -219,7 +220,8 @@ def station(settings: Settings, folder: WatchConfig) -> Station:
     def make(device: str, halvings: int) -> Engine:
         sheets = str(settings.daemon.state / "sheets") if settings.daemon.sheets else ""
         publishing = replace(own.publish, sheets=sheets, sheets_kept=settings.daemon.sheets)
-        return engine(_on(replace(own, publish=publishing), device, halvings))
+        pinned = replace(own.swap, digest=model.digest)  # jobs, their segments and reports are of this model
+        return engine(_on(replace(own, publish=publishing, swap=pinned), device, halvings))
 
     terms = hashlib.sha256(repr((own.consent, own.provenance, home(own))).encode()).hexdigest()
     return Station(key, str(place), own.swap.to, own.swap.device, own.swap.on_device_fault, about, make, terms)
@@ -286,12 +288,13 @@ def stage_specs(
     place = home(settings)
     authority.ensure(place)
     pattern = replace(settings.disclose.watermark, key=str(place.watermark_key))
-    salt = f"{model.digest} {settings.swap.to}"
+    digest = settings.swap.digest or model.digest
+    salt = f"{digest} {settings.swap.to}"
     said = tags.Config(TREATMENT.source_type, settings.provenance.producer)
     return (
         source or StageSpec("decode", "stages.decode:Decode", replace(settings.decode, salt=salt)),
         *face_specs(settings, model.input_size, model.coverage, model.crop),
-        StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder))),
+        StageSpec("swap", "stages.swap:Swap", replace(settings.swap, model=str(folder), digest=digest)),
         StageSpec("blend", "stages.blend:Blend", settings.blend),
         StageSpec("disclose", "stages.disclose:Disclose", replace(settings.disclose, watermark=pattern)),
         sink or StageSpec("encode", "stages.encode:Encode", replace(settings.encode, tags=said)),

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, RequirementError
+from pipeline.errors import ChangedError, ConfigError, RequirementError
 from pipeline.types import Array, Clip, Face, Frame, Frames, Report
 from stages.device import faults_told, is_out_of_memory
 from stages.mask import soft_edged
@@ -39,7 +39,8 @@ class Config:
     """How faces are swapped.
 
     Attributes:
-        model: the model's folder.
+        model: the model's folder, and `digest` that of the weights that were asked about there, which nothing else may
+            have taken the place of (both filled in by the program; empty: whatever is there).
         to: whose face is put there, by the name in the model's description.
         faces: "all", or "largest": only the largest face of each frame.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -64,6 +65,7 @@ class Config:
     threads: int = 0
     mask: Literal["given", "learned", "both"] = "given"
     on_device_fault: Literal["restart", "cpu", "stop"] = "restart"
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if self.faces not in ("all", "largest"):
@@ -106,6 +108,11 @@ class Network:
         torch.backends.cudnn.deterministic = True
         self._model: Autoencoder
         self._model, self.description = checkpoint.load(config.model)
+        if config.digest not in ("", self.description.digest):
+            raise ChangedError(
+                f"the model {config.model} was saved anew since it was asked who is in it; begin again, with what is "
+                "there now"
+            )
         if config.to not in self.description.people:
             people = " and ".join(self.description.people)
             raise ConfigError(f"swap.to is {config.to!r}, the model {config.model} knows {people}")

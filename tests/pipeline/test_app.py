@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -317,6 +318,17 @@ def test_what_a_station_hangs_on(tmp_path: Path) -> None:
     other = station(replace(settings, provenance=provenance.Config(folder=tmp_path / "other")), tmp_path)
     assert other.key != first.key, "half a clip under one watermark key and half under another would be no clip"
     assert station(settings, tmp_path, encode={"codec": "ffv1"}).key != first.key
+
+
+def test_a_stations_engines_are_of_the_model_that_was_asked_about(tmp_path: Path) -> None:
+    """Segments and reports say which that was; one that a training has put there since is another station's."""
+    settings = for_(a_model(tmp_path / "m"))
+    before = station(settings, tmp_path)
+    anna = identity_of("anna")
+    a_model(tmp_path / "m", {"a": anna, "b": PAINTED["b"]})
+    with closing(before.make("cpu", 0)) as engine:
+        assert engine._specs["swap"].config.digest == before.about["model"]["digest"]
+    assert app.stage_specs(settings)[4].config.digest != before.about["model"]["digest"]
 
 
 @pytest.mark.parametrize(

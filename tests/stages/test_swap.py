@@ -14,11 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models import checkpoint
+from models import checkpoint, description
 from models.autoencoder import Decoded
 from models.autoencoders import dfaker, original
 from models.layer_options import LayerOptions
-from pipeline.errors import ConfigError, DeviceError, RequirementError, UnderstudyError, WeightsError
+from pipeline.errors import ChangedError, ConfigError, DeviceError, RequirementError, UnderstudyError, WeightsError
 from pipeline.pixels import PIXEL_FORMATS
 from pipeline.types import Clip, Face, Frame, Picture, Pulled
 from stages.blend import Blend
@@ -86,6 +86,13 @@ def by_hand(folder: Path, crop: np.ndarray, to: str = "b") -> np.ndarray:
     with torch.inference_mode():
         picture = model.swap(batch, to).picture[0].permute(1, 2, 0).numpy()
     return np.rint(picture * 255).astype(np.uint8)
+
+
+def test_a_model_that_was_replaced_since_it_was_asked_about_is_not_used(folder: Path) -> None:
+    digest = description.read(folder).digest
+    assert Swap(config(folder, digest=digest))
+    with pytest.raises(ChangedError, match=f"the model {folder} was saved anew since it was asked who is in it"):
+        Swap(config(folder, digest="0" * 64))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
