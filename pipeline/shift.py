@@ -347,10 +347,11 @@ class Shift:
             except BLOCKING:
                 pass
             self._reasons.pop(name, None)
-            for number in sorted(numbers):
-                entry = self._table.entry(number)
-                if entry is not None and entry.current and entry.state is State.BLOCKED:
-                    self._table.retry(number)
+            with self._table.together():  # nobody else retries one in between
+                for number in sorted(numbers):
+                    entry = self._table.entry(number)
+                    if entry is not None and entry.current and entry.state is State.BLOCKED:
+                        self._table.retry(number)
             del self._unagreed[name]  # not before: the table may have refused
 
     def _folder_of(self, entry: Entry) -> Watched | None:
