@@ -15,9 +15,9 @@ import pytest
 
 from pipeline.clerk import Clerk
 from pipeline.dispatch import Dispatch
-from pipeline.errors import ConfigError, PublishError, TableError, UnderstudyError, WeightsError
+from pipeline.errors import ConfigError, ConsentError, PublishError, TableError, UnderstudyError, WeightsError
 from pipeline.jobs import Mark, Table
-from pipeline.lanes import Event
+from pipeline.lanes import Event, Station
 from pipeline.shift import Shift
 from tests.pipeline.fake_engine import Fail, House, Make, fail
 
@@ -280,3 +280,206 @@ def test_the_end_of_once(scene: Scene) -> None:
 
 def _mark() -> Mark:
     return Mark(1, 1, 1)
+
+
+# --- what somebody has to agree to ------------------------------------------------------------------------------------
+
+UNAGREED = ConsentError("b has not agreed")
+
+
+class Asked:
+    """What gives a folder's station as soon as nothing stands in its way; counts how often it is asked.
+
+    With `once` it does so a single time, and then somebody changes their mind.
+    """
+
+    def __init__(self, station: Station) -> None:
+        self.station = station
+        self.hindrance: UnderstudyError | None = UNAGREED
+        self.times = 0
+        self.once = False
+
+    def __call__(self) -> Station:
+        self.times += 1
+        if self.hindrance is not None:
+            raise self.hindrance
+        if self.once:
+            self.hindrance, self.once = UNAGREED, False
+        return self.station
+
+
+@pytest.fixture
+def asked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """The scene's folder, for which nobody has agreed yet; that is looked for often."""
+    monkeypatch.setattr("pipeline.shift._TICK_S", 0.02)
+    monkeypatch.setattr("pipeline.shift._ASK_S", 0.05)
+    found = Asked(scene.house.shop.station())
+    scene.house.folders["in"] = replace(scene.house.folders["in"], station=found)
+    reopen(scene)
+    return found
+
+
+def reopen(scene: Scene) -> None:
+    told = scene.told
+    scene.shift.close()
+    scene.shift = Shift(scene.house.read(), scene.table, scene.clerk, scene.events, lambda *one: told.append(one))
+
+
+def turn(scene: Scene, times: int) -> None:
+    for _ in range(times):
+        scene.shift.turn()
+
+
+def reason(scene: Scene) -> str:
+    (entry,) = scene.table.listing()
+    return entry.reason
+
+
+def test_what_waits_for_consent_goes_on_by_itself(scene: Scene, asked: Asked) -> None:
+    for name in "ab":
+        scene.house.drop(f"{name}.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: len(scene.states()) == 2 and scene.all_are("blocked"))
+    assert {entry.reason for entry in scene.table.listing()} == {"b has not agreed"}
+    turn(scene, 20)
+    assert scene.all_are("blocked") and not scene.house.shop.engines, "no engine is loaded for what may not be made"
+    asked.hindrance = None
+    scene.turn_until(lambda: scene.all_are("done"))
+    turn(scene, 10)
+    assert sorted(scene.house.shop.begun) == ["a.mp4", "b.mp4"]
+    assert [outcome.ok for outcome, _ in scene.told] == [False, False, True, True]
+    scene.house.check(outputs=2)
+
+
+def test_what_the_door_has_stopped_goes_on_where_it_was(scene: Scene, asked: Asked) -> None:
+    """Whoever has changed their mind while the clip was made, and then once more."""
+    asked.hindrance, asked.once = None, True
+    scene.house.shop.script("a.mp4", fail("ConsentError"))
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.all_are("blocked"))
+    turn(scene, 20)
+    assert scene.house.shop.begun == ["a.mp4"] and scene.all_are("blocked")
+    asked.hindrance = None
+    scene.turn_until(lambda: scene.all_are("done"))
+    turn(scene, 10)
+    assert scene.house.shop.begun == ["a.mp4"] * 2 and scene.house.shop.resumed == ["a.mp4"]
+    scene.house.check(outputs=1)
+
+
+def test_an_engine_that_did_not_start_for_want_of_consent(scene: Scene, asked: Asked) -> None:
+    """Between the last question and its start somebody has changed their mind."""
+    asked.hindrance = None
+    scene.house.shop.starts["a"].append(UNAGREED)
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: len(scene.house.shop.engines) == 2)
+    scene.turn_until(lambda: scene.all_are("done"))
+    assert scene.house.shop.begun == ["a.mp4"]
+    scene.house.check(outputs=1)
+
+
+@pytest.mark.parametrize("error", [WeightsError("the model is damaged"), ConfigError("no such setting")])
+def test_what_else_stands_in_its_way_is_said_and_not_asked_for(
+    scene: Scene, asked: Asked, error: UnderstudyError
+) -> None:
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.all_are("blocked"))
+    asked.hindrance = error
+    scene.turn_until(lambda: reason(scene) == str(error))
+    before = asked.times
+    time.sleep(0.1)
+    turn(scene, 10)
+    assert asked.times == before and scene.all_are("blocked")
+    asked.hindrance = UNAGREED
+    scene.shift.change(scene.house.read())
+    scene.turn_until(lambda: reason(scene) == str(UNAGREED))
+    asked.hindrance = None
+    scene.turn_until(lambda: scene.all_are("done"))
+
+
+def test_a_folder_that_is_not_watched_any_more(scene: Scene, asked: Asked) -> None:
+    scene.house.watch("other", key="b")
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.all_are("blocked"))
+    del scene.house.folders["in"]
+    scene.shift.change(scene.house.read())
+    turn(scene, 3)
+    before, asked.hindrance = asked.times, None
+    time.sleep(0.1)
+    turn(scene, 10)
+    assert asked.times == before and scene.states() == {"a.mp4": "blocked"} and reason(scene) == str(UNAGREED)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_table_that_refuses_while_they_agree(
+    scene: Scene, asked: Asked, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """All that waited goes on all the same, once it takes something again."""
+    monkeypatch.setattr("pipeline.shift.time.sleep", lambda seconds: None)
+    for name in "abc":
+        scene.house.drop(f"{name}.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: len(scene.states()) == 3 and scene.all_are("blocked"))
+    retry, calls = scene.table.retry, [0]
+
+    def refusing(job: int) -> Any:
+        calls[0] += 1
+        if calls[0] in (2, 4):
+            raise full_disk(number)
+        return retry(job)
+
+    monkeypatch.setattr(scene.table, "retry", refusing)
+    asked.hindrance = None
+    scene.turn_until(lambda: scene.all_are("done"))
+    assert calls[0] > 4 and sorted(scene.house.shop.begun) == ["a.mp4", "b.mp4", "c.mp4"]
+    scene.house.check(outputs=3)
+
+
+def test_nobody_is_asked_all_the_time(scene: Scene, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.shift._ASK_S", 3600.0)
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.all_are("blocked"))
+    turn(scene, 3)
+    before = asked.times
+    for _ in range(20):
+        scene.events.put(None)
+        scene.shift.turn()
+    assert asked.times == before <= 3
+
+
+def test_a_change_with_somebody_who_has_not_agreed(scene: Scene, asked: Asked) -> None:
+    """Such a folder keeps no other from its change, nor its engine from work; its own engine goes."""
+    asked.hindrance = None
+    scene.house.watch("other", key="b")
+    scene.house.set(engines=2)
+    reopen(scene)
+    for folder in ("in", "other"):
+        scene.house.drop(f"{folder}.mp4", folder=folder)
+    scene.shift.begin()
+    scene.turn_until(lambda: len(scene.states()) == 2 and scene.all_are("done"))
+    asked.hindrance = UNAGREED
+    scene.shift.change(scene.house.read())
+    scene.turn_until(lambda: [lane.station.key for lane in scene.shift.lanes.all] == ["b"])
+    scene.house.drop("more.mp4")
+    scene.turn_until(lambda: scene.states().get("more.mp4") == "blocked")
+    asked.hindrance = None
+    scene.turn_until(lambda: scene.all_are("done"))
+
+
+def test_an_engine_that_goes_by_other_terms_than_are_asked_now(scene: Scene, asked: Asked) -> None:
+    """After a reload nothing is published under the old ones; the clip goes on where it was."""
+    asked.hindrance = None
+    scene.house.shop.script("a.mp4", Make(threading.Event()))
+    scene.house.drop("a.mp4")
+    scene.shift.begin()
+    scene.turn_until(lambda: scene.house.shop.begun)
+    asked.station = replace(asked.station, terms="stricter")
+    scene.shift.change(scene.house.read())
+    scene.turn_until(lambda: scene.all_are("done"))
+    assert len(scene.house.shop.engines) == 2 and scene.house.shop.resumed == ["a.mp4"]
+    (lane,) = scene.shift.lanes.all
+    assert lane.station.terms == "stricter"
