@@ -42,13 +42,15 @@ class Damaged(TableError):  # noqa: N818  the word says enough
 class Schema:
     """What a file of this kind holds; `application` and `version` are numbers in its header that say so.
 
-    `called` is what sentences about it say. With `checked` it is read through whenever it is opened for writing.
+    `called` is what sentences about it say, `mended` what to do where it is damaged, if nobody does by himself. With
+    `checked` it is read through whenever it is opened for writing.
     """
 
     application: int
     version: int
     statements: tuple[str, ...]
     called: str = _JOBS
+    mended: str = ""
     checked: bool = True
 
 
@@ -58,9 +60,13 @@ class _Place:
 
     path: Path
     called: str
+    mended: str = ""
 
     def __str__(self) -> str:
         return f"{self.called} {self.path}"
+
+    def damaged(self, why: object) -> Damaged:
+        return Damaged(f"{self} is damaged: {why}" + (f"; {self.mended}" if self.mended else ""))
 
 
 class Database:
@@ -141,7 +147,7 @@ def opened(path: Path, schema: Schema, make: bool = True) -> Database:
         Damaged: it is no such database, of another version, or not whole. Nothing has been changed.
         TableError: it is not there (`errno` ENOENT), may not be written, or its disk is full.
     """
-    place = _Place(path, schema.called)
+    place = _Place(path, schema.called, schema.mended)
     if not make and not path.exists():
         raise _error(place, errno.ENOENT, "does not exist")
     turn = -1
@@ -167,7 +173,7 @@ def looked_at(path: Path, schema: Schema) -> Database:
         Damaged: it is no such database, or of another version.
         TableError: it is not there (`errno` ENOENT), or may not be read.
     """
-    place = _Place(path, schema.called)
+    place = _Place(path, schema.called, schema.mended)
     if not path.exists():
         raise _error(place, errno.ENOENT, "does not exist")
     with _told(place):
@@ -248,7 +254,7 @@ def _is_empty(connection: sqlite3.Connection, place: _Place, schema: Schema) -> 
 def _check(connection: sqlite3.Connection, place: _Place) -> None:
     faults = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
-        raise Damaged(f"{place} is damaged: {faults[0]}")
+        raise place.damaged(faults[0])
 
 
 def _fill(connection: sqlite3.Connection, schema: Schema) -> None:
@@ -274,7 +280,7 @@ def _make_file(place: _Place) -> None:
     empty = not path.exists() or path.stat().st_size == 0
     log = Path(f"{path}-wal")
     if empty and log.exists() and log.stat().st_size:
-        raise Damaged(f"{place} is damaged: only its log is left")
+        raise place.damaged("only its log is left")
     if not empty and not os.access(path, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, "it may not be written by this user, or lies on a disk that is read-only")
     with suppress(FileExistsError):
@@ -317,7 +323,7 @@ def _as_table_error(place: _Place, error: sqlite3.DatabaseError) -> TableError:
     # Without a code it comes from Python, which could not decode a text.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(f"{place} is damaged: {error}")
+        return place.damaged(error)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _has_no_room(place.path.parent)):
         return _error(place, errno.ENOSPC, "cannot be written: the disk is full")
     if code == sqlite3.SQLITE_IOERR:

@@ -21,11 +21,16 @@ def failure_of(stage: str, frame: int | None, error: BaseException) -> Failure:
 
     `frame` counts from the start of the file.
     """
-    kind, number = type(error).__name__, errno_of(error)
+    kind, number = _kind(type(error)), errno_of(error)
     if isinstance(error, UnderstudyError | BrokenPipeError):  # the latter: the reader of a pipe has gone
         return Failure(stage, frame, str(error), kind, errno=number)
     detail = "".join(traceback.format_exception(error))
     return Failure(stage, frame, f"{kind}: {error}" if str(error) else kind, kind, detail, number)
+
+
+def _kind(kind: type[BaseException]) -> str:
+    """What others know the class as: its name, or of one of ours that is another module's that of the tree's above."""
+    return next((each.__name__ for each in kind.__mro__ if getattr(errors, each.__name__, None) is each), kind.__name__)
 
 
 def errno_of(error: BaseException | None) -> int:

@@ -3,7 +3,7 @@
     it was stopped, or the cause passes    again, after a while that doubles each time
     there is no room                       again when there is; that attempt does not count
     its process died of it                 again; after so many times the clip is set aside
-    somebody must do something             blocked: a consent, a model, a permission, a file that is in the way
+    somebody must do something             blocked: a consent, a model, the audit, a permission, a file in the way
     it will fail again just so             failed; what nobody has foreseen is tried a few times before
 
 Pure functions of what they are given: clocks are the caller's.
@@ -135,7 +135,10 @@ def _judged(failure: Failure, kind: type[UnderstudyError], entry: Entry, config:
     few = min(config.attempts, config.crashes)
     if issubclass(kind, DeviceError):
         return _again(entry, config, config.attempts, replace_engine=True)
-    if failure.errno in _OUTAGES or issubclass(kind, ChangedError | TableError):
+    if issubclass(kind, TableError):  # the audit: whatever it is, it is not the clip
+        passes = failure.errno in _OUTAGES | _DOUBTFUL and entry.attempts < config.attempts
+        return _again(entry, config, config.attempts) if passes else Verdict(Kind.BLOCKED)
+    if failure.errno in _OUTAGES or issubclass(kind, ChangedError):
         return _again(entry, config, config.attempts)
     if failure.errno in _DOUBTFUL:
         return _again(entry, config, few if issubclass(kind, InputError) else config.attempts)

@@ -142,7 +142,7 @@ class Audit:
         genuine = [head.number for head in (end.own, end.beside) if head and head.is_genuine(key.public_key())]
         number, previous = max(end.last, *genuine, 0), last.digest if last else GENESIS
         if number >= _LAST:
-            raise Damaged(f"the audit {self.home.audit} is damaged: there is no number left; set it aside")
+            raise Damaged(f"the audit {self.home.audit} is damaged: there is no number left; {SCHEMA.mended}")
         at = self.clock().astimezone(UTC).isoformat(timespec="milliseconds")
         if faults:
             _log.warning("the audit %s is not what it was: %s", self.home.audit, "; ".join(faults))

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from pipeline.database import Damaged
 from pipeline.errors import InputError, PublishError, StageError, UnderstudyError, WeightsError
 from pipeline.failures import errno_of, error_of, failure_of
 from pipeline.specs import Failure
@@ -22,6 +23,9 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
 
 def test_foreseen_and_unforeseen() -> None:
     assert failure_of("decode", 3, raised(InputError("no"))) == Failure("decode", 3, "no", "InputError")
+    assert failure_of("publish", None, raised(Damaged("no"))).error == "TableError", (
+        "a class that only its module knows"
+    )
     odd = failure_of("swap", None, raised(KeyError("x")))
     assert (odd.reason, odd.error) == ("KeyError: 'x'", "KeyError")
     assert odd.detail.startswith("Traceback")

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import errors
+from pipeline.database import Damaged
 from pipeline.engine import Engine
 from pipeline.errors import UnderstudyError
+from pipeline.failures import failure_of
 from pipeline.jobs import Entry, Mark, State
 from pipeline.retries import CrashBudget, Kind, RetryConfig, Verdict, backoff_s, died, judge
 from pipeline.specs import EngineConfig, Failure, ProcessSpec
@@ -97,6 +99,17 @@ def test_what_somebody_must_mend_waits_for_somebody(blocked: Failure) -> None:
 def test_consent_that_could_not_be_looked_at_is_looked_at_again(number: int) -> None:
     assert judge(failure("ConsentError", number), ENTRY, CONFIG).kind is Kind.AGAIN
     assert judge(failure("ConsentError", errno.ENOSPC), ENTRY, CONFIG).kind is Kind.SPACE
+
+
+def test_a_clip_never_fails_for_the_audits_sake() -> None:
+    """It lacks nothing but its row: it is tried again, and in the end somebody must do something."""
+    for number in (errno.EAGAIN, errno.EIO, errno.EROFS):
+        kinds = [judge(failure("TableError", number), replace(ENTRY, attempts=n), CONFIG).kind for n in (1, 7, 8, 9)]
+        assert kinds == [Kind.AGAIN, Kind.AGAIN, Kind.BLOCKED, Kind.BLOCKED]
+    damaged = failure_of("publish", None, Damaged("the audit is damaged"))
+    for found in (damaged, failure("TableError", errno.EACCES)):
+        assert judge(found, ENTRY, CONFIG) == Verdict(Kind.BLOCKED)
+    assert judge(failure("TableError", errno.ENOSPC), ENTRY, CONFIG).kind is Kind.SPACE
 
 
 def test_a_damaged_file_that_looks_like_a_damaged_disk_is_tried_a_few_times() -> None:

@@ -553,7 +553,7 @@ def test_a_key_that_is_none(filled: Audit) -> None:
 def test_a_file_that_cannot_be_read_is_set_aside_and_missed(filled: Audit) -> None:
     with copied(filled) as audit:
         audit.home.audit.write_bytes(b"not a database " * 1000)
-        with pytest.raises(TableError, match=r"the audit \S+ is damaged"):
+        with pytest.raises(TableError, match=r"the audit \S+ is damaged: .*; run `understudy audit set-aside`"):
             audit.append("trained", {})
         assert "is damaged" in " ".join(audit.verify().faults)
         kept = audit.set_aside()
@@ -577,6 +577,6 @@ def test_numbers_run_out(filled: Audit) -> None:
         with forced(audit) as connection:
             row = new((1 << 63) - 1, "", "trained", {}, GENESIS)
             connection.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?)", as_columns(row))
-        with pytest.raises(TableError, match="set it aside"):
+        with pytest.raises(TableError, match="set-aside"):
             audit.append("trained", {})
         assert any("no signature covers them" in fault for fault in audit.verify().faults)
