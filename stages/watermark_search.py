@@ -23,7 +23,7 @@ TURNS = 8
 _COARSE = 2
 
 #: Sizes of the field against that of a whole picture's, and the step between two of them.
-_SMALLEST, _SMALLEST_TURNED, _LARGEST, _STEP = 0.55, 0.72, 1.75, 1.005
+_SMALLEST, _SMALLEST_TURNED, _LARGEST, _STEP = 0.55, 0.72, 2.05, 1.005
 
 #: So many places are looked at closely.
 BEST = 6
