@@ -35,9 +35,11 @@ def run(args: argparse.Namespace) -> int:
     """Converts all clips, prints what became of each and which stage was the bottleneck."""
     from pipeline import app, logs, outcomes
     from pipeline.plan import plan
+    from pipeline.provenance.audit import Audit
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
     specs = app.stage_specs(settings)
+    Audit(app.home(settings)).check()
     if not args.quiet:
         for note in app.agreed(settings).notes:
             print(logs.printable(f"note: {note}"), file=sys.stderr)

@@ -53,6 +53,11 @@ class Audit:
     home: Home
     clock: Callable[[], datetime] = _now
 
+    def check(self) -> None:
+        """Sees that a row could be written now, before hours of work. Raises TableError, ConsentError."""
+        Registry(self.home).own_key()
+        database.opened(self.home.audit, SCHEMA).close()
+
     def append(self, event: str, facts: Mapping[str, Any]) -> Row:
         """Writes down what has happened; the row is on the disk when this returns.
 

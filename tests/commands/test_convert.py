@@ -61,6 +61,16 @@ class TestRefusals:
         code, _, err = program("convert", face_clip, "-o", "b.mp4", "--model", model, "--to", "c")
         assert code == 2 and the_error(err).endswith("knows a and b, not 'c'; choose with --to")
 
+    def test_an_audit_that_nothing_can_be_written_into(
+        self, program: Program, model: Path, face_clip: Path, tmp_path: Path
+    ) -> None:
+        home = tmp_path / "home"
+        home.mkdir(0o700)
+        (home / "audit.sqlite").write_text("not a database " * 1000)
+        own = ("--set", f"provenance.folder={home}")
+        code, _, err = program("convert", face_clip, "-o", "b.mp4", "--model", model, *own)
+        assert code == 8 and "is damaged" in the_error(err) and "`understudy audit set-aside`" in the_error(err)
+
     @pytest.mark.parametrize("kind", ["missing", "empty", "a directory", "a named pipe"])
     def test_inputs_that_are_no_files(self, program: Program, model: Path, tmp_path: Path, kind: str) -> None:
         clip = tmp_path / "a.mp4"
