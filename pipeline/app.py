@@ -50,6 +50,7 @@ from stages import (
     encode,
     finish,
     mask,
+    payload,
     pictures,
     pipes,
     receive,
@@ -334,8 +335,12 @@ def job(number: int, source: str, target: str = "") -> Job:
 def receiver(
     descriptor: int, form: str, width: int = 0, height: int = 0, pixel_format: str = "yuv420p", rate: Fraction = _RATE
 ) -> StageSpec:
-    """The source of frames that come through a pipe; the last four are raw video's. Raises ConfigError."""
-    config = receive.Config(pipes.Descriptor(descriptor), form, width, height, pixel_format, rate)
+    """The source of frames that come through a pipe; the last four are raw video's. Raises ConfigError.
+
+    Its configuration has the payload: whoever writes down that frames went out knows it whatever becomes of them.
+    """
+    end, said = pipes.Descriptor(descriptor), payload.drawn()
+    config = receive.Config(end, form, width, height, pixel_format, rate, payload=said)
     return StageSpec("receive", "stages.receive:Receive", config)
 
 

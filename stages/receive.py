@@ -37,6 +37,7 @@ class Config:
         format: "y4m", "raw", "matroska", "nut", or "auto": whichever of these the first bytes tell (raw tells nothing).
         width, height, pixel_format, rate: of raw video, which must be declared; the pixel format by FFmpeg's name.
         max_pixels: width x height of the largest picture that is accepted.
+        payload: what the watermark of what comes in shall say; 0: one by chance.
     """
 
     descriptor: Descriptor
@@ -46,6 +47,7 @@ class Config:
     pixel_format: str = "yuv420p"
     rate: Fraction = Fraction(25)
     max_pixels: int = 8192 * 8192
+    payload: int = 0
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -92,7 +94,7 @@ class Receive:
         if clip.width * clip.height > self._config.max_pixels:
             limit = self._config.max_pixels
             raise InputError(f"{job.source} is {clip.width}x{clip.height}, more than the {limit} pixels allowed")
-        return replace(clip, payload=payload.drawn())
+        return replace(clip, payload=self._config.payload or payload.drawn())
 
     def __call__(self, clip: Clip, frames: Frames) -> Generator[Frame, None, Report]:
         """Yields the pictures; planes are read-only and valid until the next frame is asked for.

@@ -15,16 +15,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.app import Settings
     from pipeline.consent.policy import Consent
+    from pipeline.engine import Engine
     from pipeline.specs import Outcome
+    from pipeline.types import Report
 
 SUMMARY = "swap faces in frames that come and go through pipes"
 
@@ -57,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
     from pipeline import app, outcomes
     from pipeline.errors import ConfigError
     from pipeline.progress import stage_table
-    from pipeline.types import Job
 
     settings = app.load_settings(args.config, args.set, args.model, args.to)
     agreed = app.agreed(settings)
@@ -75,29 +77,40 @@ def run(args: argparse.Namespace) -> int:
         sink = app.sender(frames_out, _FORMATS[args.to_format or ("raw" if args.source.startswith("raw") else "y4m")])
         with app.engine(settings, app.stage_specs(settings, source, sink)) as engine:
             begun = time.monotonic()
-            (outcome,) = engine.run([Job(1, "standard input", "")])
-            _record(settings, agreed, outcome)
+            outcome = _streamed(engine, partial(_record, settings, agreed, source.config.payload))
             if args.verbose:
                 print(stage_table(engine.stats(), time.monotonic() - begun), file=sys.stderr)
     return _end(outcome, args.quiet) if not outcome.ok else outcomes.exit_code([outcome])
 
 
-def _record(settings: Settings, agreed: Consent, outcome: Outcome) -> None:
+def _streamed(engine: Engine, record: Callable[[int, Report], None]) -> Outcome:
+    """What became of the stream. That frames went out is recorded whatever ends it: a live one, as a rule, a signal."""
+    from pipeline.types import Job
+
+    outcome = None
+    try:
+        (outcome,) = engine.run([Job(1, "standard input", "")])
+        return outcome
+    finally:
+        frames = engine.stats()[-1].frames if outcome is None else outcome.frames
+        if frames:
+            record(frames, {} if outcome is None else outcome.reports.get("disclose", {}))
+
+
+def _record(settings: Settings, agreed: Consent, payload: int, frames: int, report: Report) -> None:
     """Writes into the audit that frames were handed on: marked, but signed by nobody. Raises TableError.
 
-    What they were marked with is not known of a stream that broke off.
+    `report` is that of the stage that marks; it is empty for a stream that broke off.
     """
     from pipeline import app
     from pipeline.provenance.audit import Audit
 
-    if not outcome.frames:
-        return
     _, model = app.describe_model(settings)
     identities = [[each.id, each.digest] for each in agreed.people.values() if each is not None]
-    facts = {"job": "pipe", "target": "standard output", "model": model.digest, "frames": outcome.frames}
-    marks = dict(outcome.reports.get("disclose", {}))
-    told = {"payload": marks.pop("payload")} if "payload" in marks else {}
-    Audit(app.home(settings)).append("published", {**facts, **told, "identities": identities, "marks": marks})
+    facts = {"job": "pipe", "target": "standard output", "model": model.digest, "frames": frames}
+    marks = {name: value for name, value in report.items() if name != "payload"}
+    told = {"payload": f"{payload:012x}", "identities": identities, "marks": marks}
+    Audit(app.home(settings)).append("published", {**facts, **told})
 
 
 def _hurried(settings: Settings, latency_ms: float) -> Settings:
