@@ -34,6 +34,18 @@ QUIET = ("--set=train.threads=1", "--set=train.device=cpu", "--set=train.monitor
 TRAIN = ("train", "a=faces/a", "b=faces/b", *TINY, *QUIET, "--iterations", "1", "-o", "trained")
 
 
+#: The model with nothing wrong.
+WHOLE = "whole"
+
+#: As few processes as can be: they start sooner.
+SETTINGS: dict[str, Any] = {
+    "encode": {"preset": "ultrafast"},
+    "engine": {
+        "processes": [{"stages": ["decode", "detect", "align", "mask"]}, {"stages": ["swap", "blend", "encode"]}]
+    },
+}
+
+
 def command(sentence: str) -> list[str]:
     """The one command that a sentence names, its placeholders filled in, without the program's name."""
     named = re.findall(r"understudy ([^;]+)", sentence)
@@ -51,9 +63,14 @@ def changed_signature(file: Path) -> None:
     file.write_bytes(to_bytes(replace(identity, signature=other)))
 
 
-def carrying(folder: Path, identity: Identity) -> Path:
+def model(house: House, name: str) -> Path:
+    """A model with nothing wrong."""
+    return Path(shutil.copytree(house.folder / "models" / WHOLE, house.folder / "models" / name))
+
+
+def carrying(house: House, name: str, identity: Identity) -> Path:
     """A model whose b has this identity."""
-    random_model(folder)
+    folder = model(house, name)
     checkpoint.attach(folder, {identity.digest: to_bytes(identity)}, {"b": identity.digest})
     return folder
 
@@ -66,9 +83,7 @@ def copy_of(model: Path, person: str = "b") -> Path:
 def without(house: House, name: str) -> Path:
     """A model of which nobody knows whose face b is."""
     folder = house.folder / "models" / name
-    random_model(folder.with_name("blank"))
-    network, about = checkpoint.load(folder.with_name("blank"))
-    shutil.rmtree(folder.with_name("blank"))
+    network, about = checkpoint.load(folder.with_name(WHOLE))
     checkpoint.save(folder, network, replace(about, identities={}))
     a = identity_of("a")
     checkpoint.attach(folder, {a.digest: to_bytes(a)}, {"a": a.digest})
@@ -77,26 +92,26 @@ def without(house: House, name: str) -> Path:
 
 def expired(house: House, name: str) -> Path:
     made = replace(identity_of("expired"), valid_until=PAST)
-    return carrying(house.folder / "models" / name, signed(made, Registry(house.home).own_key()))
+    return carrying(house, name, signed(made, Registry(house.home).own_key()))
 
 
 def revoked(house: House, name: str) -> Path:
     made = identity_of(name)
     Registry(house.home).add(made)
     assert house.run("identity", "revoke", made.id, "--because", "asked to").code == 0
-    return carrying(house.folder / "models" / name, made)
+    return carrying(house, name, made)
 
 
 def forged(house: House, name: str) -> Path:
     made = signed(identity_of("forged"), Registry(house.home).own_key())
-    folder = carrying(house.folder / "models" / name, made)
+    folder = carrying(house, name, made)
     changed_signature(copy_of(folder))
     return folder
 
 
 def altered(house: House, name: str) -> Path:
     """The copy in the model says more than what was agreed to when it was trained."""
-    folder = random_model(house.folder / "models" / name)
+    folder = model(house, name)
     copy = copy_of(folder)
     copy.write_bytes(to_bytes(replace(identity_of("b"), valid_until=datetime(2099, 1, 1, tzinfo=UTC))))
     return folder
@@ -104,7 +119,7 @@ def altered(house: House, name: str) -> Path:
 
 def edited(house: House, name: str) -> Path:
     """model.json says that b is a."""
-    folder = random_model(house.folder / "models" / name)
+    folder = model(house, name)
     file = folder / "model.json"
     content = json.loads(file.read_text())
     content["identities"]["b"] = content["identities"]["a"]
@@ -114,8 +129,8 @@ def edited(house: House, name: str) -> Path:
 
 def swapped(house: House, name: str) -> Path:
     """The weights are those of another model, of other people."""
-    folder = random_model(house.folder / "models" / name)
-    other = carrying(house.folder / "models" / "other", identity_of("somebody else"))
+    folder = model(house, name)
+    other = carrying(house, "other", identity_of("somebody else"))
     shutil.copy(other / description.read(other).weights, folder / description.read(folder).weights)
     shutil.rmtree(other)
     return folder
@@ -140,11 +155,12 @@ MENDED = ("missing", "expired", "forged", "altered")
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     """One with all of these models, a clip, and face sets of a and b."""
     house = House(tmp_path_factory.mktemp("house"))
-    house.configure(encode={"preset": "ultrafast"})
+    house.configure(**SETTINGS)
     assert house.run("provenance", "init").code == 0
     film(house.folder / "clip.mp4", 192, 144, frames=8)
     for person in ("a", "b"):
         synthetic(plain_folder(house.folder / "faces" / person, person), person)
+    random_model(house.folder / "models" / WHOLE)
     for name, (make, _) in WRONGS.items():
         make(house, name)
     return house
@@ -201,8 +217,8 @@ def test_what_was_revoked_is_not_had_back_by_a_command(house: House, tmp_path: P
 
 def test_under_a_strict_policy_only_what_is_signed_counts(house: House, tmp_path: Path) -> None:
     mine = copied(house, tmp_path / "house")
-    mine.configure(consent={"policy": "signed"})
-    random_model(mine.folder / "models" / "plain")
+    mine.configure(consent={"policy": "signed"}, **SETTINGS)
+    model(mine, "plain")
     for _ in ("a", "b"):
         sentence = convert(mine, "plain").refusal
         assert "is not signed, as consent.policy asks" in sentence
@@ -288,7 +304,7 @@ def through_a_day(day: Day, names: tuple[str, ...], mend: Callable[[str, str], N
         for name in WRONGS
         if name in names
     ]
-    house.configure(watch=watch, encode={"preset": "ultrafast"})
+    house.configure(watch=watch, **SETTINGS)
     for name in names:
         (house.folder / "in" / name).mkdir(parents=True)
         shutil.copy(house.folder / "clip.mp4", house.folder / "in" / name)
@@ -347,7 +363,7 @@ def test_what_was_revoked_stays_where_it_is(day: Day) -> None:
 def test_models_that_were_put_back_are_used_again(house: House, tmp_path: Path) -> None:
     """What says otherwise than its weights is mended by no command: the files are put back, and it goes on."""
     day = Day(copied(house, tmp_path / "house"))
-    whole = random_model(tmp_path / "whole")
+    whole = day.house.folder / "models" / WHOLE
 
     def mend(name: str, reason: str) -> None:
         if name == "altered":
@@ -379,9 +395,8 @@ def revoke_on_the_way(house: House, name: str) -> None:
 
 def test_who_takes_it_back_while_a_clip_is_made_is_not_in_it(house: House, long: Path, tmp_path: Path) -> None:
     mine = copied(house, tmp_path / "house")
-    random_model(mine.folder / "models" / "fine")
     (mine.folder / "out").mkdir()
-    process = mine.start("convert", long, "-o", "out/long.mp4", "--model", "models/fine")
+    process = mine.start("convert", long, "-o", "out/long.mp4", "--model", f"models/{WHOLE}")
     revoke_on_the_way(mine, "b")
     assert process.wait(300) == ConsentError.exit_code, mine.told()
     assert f"({identity_of('b').id}) was revoked" in mine.told() and "Traceback" not in mine.told()
@@ -394,9 +409,8 @@ def test_who_takes_it_back_while_a_clip_is_made_is_not_in_it(house: House, long:
 @pytest.mark.slow
 def test_nor_in_what_a_daemon_is_making(house: House, long: Path, tmp_path: Path) -> None:
     mine = copied(house, tmp_path / "house")
-    random_model(mine.folder / "models" / "fine")
     (mine.folder / "in").mkdir()
-    mine.configure(model="models/fine", watch=[{"in": "in", "out": "out", "settle_s": 0}])
+    mine.configure(model=f"models/{WHOLE}", watch=[{"in": "in", "out": "out", "settle_s": 0}], **SETTINGS)
     shutil.copy(long, mine.folder / "in")
     with mine.service():
         revoke_on_the_way(mine, "b")
