@@ -1,4 +1,4 @@
-"""The bars P1 to P15, T1 to T5 and D1 to D5: what must be reached, is aimed at, and how a figure is judged."""
+"""The bars P1 to P15, T1 to T5, D1 to D5, M1 to M4: what must be reached, is aimed at, and how a figure is judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Bar:
     """One bar.
 
     Attributes:
-        id: "P1" to "P15" for the pipeline, "T1" to "T5" for training, "D1" to "D5" for the daemon.
+        id: "P1" to "P15" for the pipeline, "T1" to "T5" for training, "D1" to "D5" for the daemon, "M1"
+            to "M4" for marks and signing.
         what: the ratio or figure, in words.
         must: what has been shown to be reachable on two cores; `aim`: what a good day would give.
         at_most: whether smaller is better.
@@ -71,6 +72,10 @@ BARS: tuple[Bar, ...] = (
     Bar("D3", "cpu seconds a minute at rest, with 50 000 finished clips", 0.6, 0.3, True, "s"),
     Bar("D4", "a clip with a checkpoint every ten seconds / in one go, time", 1.05, 1.02, True),
     Bar("D5", "work lost when the daemon is killed / the work of one segment", 1.25, 0.75, True),
+    Bar("M1", "share of a 10 s 1080p clip's time that marks and signing take", 5, 3, True, "%"),
+    Bar("M2", "laying the watermark into a 1080p frame, cpu", 4, 2, True, "ms"),
+    Bar("M3", "most memory that signing a long result takes", 640, 560, True, "MiB"),
+    Bar("M4", "bytes that marks change where, or by more than, they must not", 0, 0, True, "bytes"),
 )
 
 

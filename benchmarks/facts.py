@@ -23,7 +23,7 @@ def _case(width: int, height: int, faces: int, quick: bool, machine: Machine, wo
     seconds = 2 if quick else 6
     source = workshop.clip(width, height, seconds)
     program = shutil.which("ffmpeg")
-    with engine_run(workshop, workshop.chain(faces), table(SIX), _RING_MB) as run:
+    with engine_run(workshop, workshop.chain(faces), table(SIX), _RING_MB, sealer=workshop.sealer()) as run:
         variants = {"job": partial(run, source)}
         if program:
             variants["ffmpeg"] = partial(ffmpeg_run, program, workshop, source, seconds * RATE)

@@ -42,7 +42,7 @@ class EngineRun:
         nbytes = Path(job.target).stat().st_size
         Path(job.target).unlink()
         spent = {name: sum(map(cpu_s, group)) - cpu[name] for name, group in pids.items()}
-        facts = _facts(outcome, seconds, spent, before, self.engine.stats(), occupancy)
+        facts = _facts(outcome, seconds, spent, before, self.engine.stats(), occupancy) | _told(outcome)
         return Sample(outcome.frames / seconds, facts | {"bytes": float(nbytes)})
 
     def submit(self, source: Path, segment_s: float = 0.0) -> Job:
@@ -68,6 +68,15 @@ def done(outcome: Outcome) -> None:
     """Raises UnderstudyError where the job failed."""
     if outcome.failure is not None:
         raise UnderstudyError(f"{outcome.failure.stage} failed in a benchmark: {outcome.failure.reason}")
+
+
+#: What stamped marks and seal say that they took, of the reports of those two.
+_COSTS = {"disclose": "marking_cpu_s", "publish": "sealing_cpu_s"}
+
+
+def _told(outcome: Outcome) -> dict[str, float]:
+    reports = outcome.reports
+    return {name: float(reports[of][name]) for of, name in _COSTS.items() if name in reports.get(of, {})}
 
 
 def _facts(
@@ -98,9 +107,10 @@ def engine_run(
     processes: tuple[ProcessSpec, ...],
     ring_mb: int = 256,
     verify: str = "decode",
+    sealer: StageSpec | None = None,
 ) -> Iterator[EngineRun]:
-    """An engine for the chain, started, warmed with one short clip, closed at the end."""
-    with Engine(chain, EngineConfig(processes=processes, ring_mb=ring_mb), finisher(chain, verify)) as engine:
+    """An engine for the chain, started, warmed with one short clip, closed at the end; no sealer: nothing is signed."""
+    with Engine(chain, EngineConfig(processes=processes, ring_mb=ring_mb), finisher(chain, verify), sealer) as engine:
         run = EngineRun(engine, workshop)
         run(workshop.clip(640, 360, 1))
         yield run

@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import bars, bench_blend, daemon, facts, fidelity, jobs, latency, memory, transport
+from benchmarks import bars, bench_blend, daemon, facts, fidelity, jobs, latency, marks, memory, signing, transport
 from benchmarks.bars import BARS, Result
 from benchmarks.rounds import Machine
 from benchmarks.workshop import Workshop
@@ -60,6 +60,9 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Run], list[Result]]], ...] = (
     (("D3",), lambda run: [daemon.at_rest(run.quick, run.machine, run.workshop)]),
     (("D4",), lambda run: [daemon.checkpointed(run.quick, run.machine, run.workshop)]),
     (("D5",), lambda run: [daemon.restarted(run.quick, run.workshop)]),
+    (("M1", "M2"), lambda run: marks.measure(run.quick, run.machine, run.workshop)),
+    (("M3",), lambda run: [signing.long_result(run.quick, run.workshop)]),
+    (("M4",), lambda run: [fidelity.marked(run.quick, run.workshop)]),
 )
 
 
@@ -71,7 +74,8 @@ def chosen(only: Sequence[str]) -> frozenset[str]:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.0)
             raise ConfigError(
-                f"--only: there is no bar {name!r}; did you mean {near[0]}? There are P1 to P15, T1 to T5, D1 to D5"
+                f"--only: there is no bar {name!r}; did you mean {near[0]}? "
+                "There are P1 to P15, T1 to T5, D1 to D5, M1 to M4"
             )
     return frozenset(names or known)
 

@@ -47,11 +47,13 @@ class Place:
     Attributes:
         folder: holds in, out and state.
         chain: its stages.
+        sealer: what signs its files; None: nothing does.
         settle_s, checkpoint_s, polling, page: as in its settings.
     """
 
     folder: Path
     chain: tuple[StageSpec, ...]
+    sealer: StageSpec | None = None
     settle_s: float = 0.0
     checkpoint_s: float = 10.0
     polling: Literal["auto", "always", "never"] = "never"
@@ -120,7 +122,7 @@ def _setup(place: Place) -> Setup:
 def _station(place: Place) -> Station:
     def make(device: str, halvings: int) -> Engine:
         processes = EngineConfig(processes=table(SIX))
-        return Engine(place.chain, processes, finisher(place.chain, place.state / "sheets"))
+        return Engine(place.chain, processes, finisher(place.chain, place.state / "sheets"), place.sealer)
 
     return Station("benchmark", "benchmark", "b", "auto", "stop", {"versions": app.versions()}, make)
 

@@ -12,16 +12,20 @@ import av
 
 from benchmarks.stages import KnownFacesConfig, Pass
 from pipeline import app
+from pipeline.provenance import seal, settings
 from pipeline.specs import ProcessSpec, StageSpec
-from stages import encode, swap
+from stages import disclose, encode, label, swap, watermark
 
 RATE = 30
 
 #: libx264's settings for every variant of a comparison.
 PRESET, CRF = "veryfast", 20
 
-SIX = (("decode",), ("detect", "align"), ("mask",), ("swap",), ("blend",), ("encode",))
-THREE = (("decode",), ("detect", "align", "mask", "swap", "blend"), ("encode",))
+SIX = (("decode",), ("detect", "align"), ("mask",), ("swap",), ("blend",), ("disclose", "encode"))
+THREE = (("decode",), ("detect", "align", "mask", "swap", "blend"), ("disclose", "encode"))
+
+#: Why there are no marks where what is held against them has none either.
+_UNMARKED = "held against what carries no marks"
 
 
 def table(groups: Sequence[Sequence[str]]) -> tuple[ProcessSpec, ...]:
@@ -72,15 +76,34 @@ class Workshop:
         return str(self.folder / f"result-{self._targets}.mp4")
 
     def chain(self, faces: int = 1, preset: str = "original", threads: int = 0) -> tuple[StageSpec, ...]:
-        """The stages of a real job; only detection is replaced by faces that are known.
+        """The stages of a real job, marks and all; only detection is replaced by faces that are known.
 
         `threads` is the network's (0: as the project chooses).
         """
-        settings = app.Settings(
-            model=self.model(preset), swap=replace(swap.Config(model=""), threads=threads), encode=encoding()
-        )
+        own = self._settings(preset)
+        specs = app.stage_specs(replace(own, swap=replace(own.swap, threads=threads)))
         known = StageSpec("detect", "benchmarks.stages:KnownFaces", KnownFacesConfig(faces))
-        return tuple(known if spec.name == "detect" else spec for spec in app.stage_specs(settings))
+        return tuple(known if spec.name == "detect" else spec for spec in specs)
+
+    def sealer(self, factory: str = "pipeline.provenance.seal:Sealer") -> StageSpec:
+        """What signs the files of `chain()` and writes them down, as in a real job; in the workshop's own audit."""
+        own = self._settings("original")
+        folder, model = app.describe_model(own)
+        roles = app.roles(model, own.swap.to)
+        people = {person: model.identities.get(person, "") for person in roles}
+        config = seal.Config(
+            app.home(own), own.provenance, own.consent, str(folder), model.digest, people, roles, app.TREATMENT
+        )
+        return StageSpec("seal", factory, config)
+
+    def _settings(self, preset: str) -> app.Settings:
+        """What a user has who has set nothing, but keys and audit of the workshop's own: nobody's home is touched."""
+        return app.Settings(
+            model=self.model(preset),
+            swap=swap.Config(model=""),
+            encode=encoding(),
+            provenance=settings.Config(folder=self.folder / "home"),
+        )
 
     def empty_chain(self) -> tuple[StageSpec, ...]:
         """As many stages that pass frames on between decode and encode."""
@@ -91,6 +114,12 @@ class Workshop:
             *passing,
             StageSpec("encode", "stages.encode:Encode", encoding()),
         )
+
+
+def unmarked(chain: Sequence[StageSpec]) -> tuple[StageSpec, ...]:
+    """The chain, passing frames on where it would mark them, and looking for no marks of others."""
+    off = disclose.Config(label.Config(off_because=_UNMARKED), watermark.Config(off_because=_UNMARKED))
+    return tuple(replace(spec, config=off) if spec.name == seal.MARKING else spec for spec in chain)
 
 
 def _consent(model: Path, people: Sequence[str]) -> None:

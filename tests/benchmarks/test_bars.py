@@ -34,7 +34,7 @@ class Busy(Machine):
 
 
 def test_the_bars_are_all_there_and_aim_higher_than_must() -> None:
-    ids = [f"{kind}{n}" for kind, last in (("P", 15), ("T", 5), ("D", 5)) for n in range(1, last + 1)]
+    ids = [f"{kind}{n}" for kind, last in (("P", 15), ("T", 5), ("D", 5), ("M", 4)) for n in range(1, last + 1)]
     assert [bar.id for bar in BARS] == ids
     assert sorted(bar_id for ids, _ in suite.GROUPS for bar_id in ids) == sorted(bar.id for bar in BARS)
     for bar in BARS:
@@ -123,6 +123,6 @@ def test_own_work_is_not_taken_for_others() -> None:
 
 def test_choosing_bars() -> None:
     assert suite.chosen(["p4,P8", "P1"]) == {"P1", "P4", "P8"}
-    assert len(suite.chosen([])) == 25
+    assert len(suite.chosen([])) == 29
     with pytest.raises(ConfigError, match=r"'P99'; did you mean P9\?"):
         suite.chosen(["P99"])
