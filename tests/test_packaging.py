@@ -243,6 +243,7 @@ def test_the_container_s_settings_fit() -> None:
     settings = app.load_settings(str(PACKAGING / "container.yaml"))
     assert settings.daemon.state == Path("/state") and settings.model == Path("/model")
     assert [(folder.inbox, folder.out) for folder in settings.watch] == [(Path("/in"), Path("/out"))]
+    assert app.home(settings).folder.is_relative_to("/state"), "what is in /tmp is gone with the container"
 
 
 def test_the_container_has_the_torch_that_is_pinned() -> None:
