@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,19 @@ def test_one_lane_takes_so_many(yard: Yard) -> None:
     assert len(yard.lanes.all) == 1
     states = [entry.state for entry in yard.table.listing()][::-1]
     assert states == [State.RUNNING] * 3 + [State.WAITING]
+
+
+def test_stations_of_other_terms_share_a_work_folder_and_no_lane(yard: Yard) -> None:
+    yard.limit(2)
+    entry, station = yard.entry("1.mp4"), yard.shop.station()
+    assert yard.dispatch.begin(entry, station) is Turn.BEGUN
+    (work,) = (yard.place / "work").iterdir()
+    assert yard.dispatch.begin(yard.entry("2.mp4"), replace(station, terms="other")) is Turn.BEGUN
+    assert len(yard.lanes.all) == 2 and [len(lane.jobs) for lane in yard.lanes.all] == [1, 1]
+    yard.table.release(entry.id, "stopped", 0.0)
+    again = yard.table.entry(entry.id)
+    assert again is not None and yard.dispatch.begin(again, replace(station, terms="other")) is Turn.BEGUN
+    assert work.is_dir(), "what was made of it is gone on with"
 
 
 def test_a_lane_that_rests_makes_room(yard: Yard) -> None:
