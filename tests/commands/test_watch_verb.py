@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import pytest
 
+from models import checkpoint
 from pipeline import checkpoints, live, lock
 from pipeline.jobs import FILE, Entry, Table
 from pipeline.result import path_for, read
 from pipeline.set_aside import read_reason
+from tests.consent import consented
 from tests.program import Program, as_json, the_error
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +127,33 @@ def test_what_it_does_not_start_with(program: Program, model: Path, watch: str, 
     Path("config.yaml").write_text(f"model: {model}\nwatch: {watch}\n")
     found, out, err = program("watch", "--once")
     assert (found, out) == (code, "") and said in the_error(err)
+
+
+def test_a_folder_whose_model_nobody_has_agreed_to(program: Program, model: Path, face_clip: Path) -> None:
+    """The daemon starts all the same and says so; that folder's clips wait, those of others are made."""
+    unknown = Path("unknown")
+    unknown.mkdir()
+    network, said = checkpoint.load(model)
+    checkpoint.save(unknown, network, replace(said, identities={}))
+    for folder in ("in", "other"):
+        Path(folder).mkdir()
+        Path(folder, f"{folder}.mp4").write_bytes(face_clip.read_bytes())
+    configure(model, "[{in: in, out: out, model: unknown, settle_s: 0}, {in: other, out: other-out, settle_s: 0}]")
+    code, out, err = program("watch", "--once", "--json")
+    assert code == 4
+    lines = {Path(line["source"]).name: line for line in map(as_json, out.splitlines())}
+    assert {name: line["ok"] for name, line in lines.items()} == {"in.mp4": False, "other.mp4": True}
+    wanted = f"has no identity file: run understudy identity attach {unknown.absolute()} "
+    assert lines["in.mp4"]["failure"]["error"] == "ConsentError" and wanted in lines["in.mp4"]["failure"]["reason"]
+    logged = [as_json(line) for line in err.splitlines()]
+    assert [line["level"] for line in logged if wanted in line["message"]][:1] == ["warning"], (
+        "before anything is taken"
+    )
+    assert states() == {"in.mp4": "blocked", "other.mp4": "done"} and not list(Path("out").glob("*.mp4*"))
+    consented(unknown)
+    code, out, _ = program("watch", "--once", "--json")
+    assert code == 0 and [Path(as_json(line)["source"]).name for line in out.splitlines()] == ["in.mp4"]
+    assert states() == {"in.mp4": "done", "other.mp4": "done"}
 
 
 def test_a_second_one_and_what_else_is_in_its_way(program: Program, model: Path) -> None:
