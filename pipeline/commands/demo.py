@@ -260,7 +260,7 @@ def _watch(demo: _Demo, clip: Path) -> dict[str, Any]:
     """Starts the daemon, drops the clip into its folder, and waits for the result; gives the daemon's line on it."""
     folder = demo.folder
     settings: dict[str, Any] = {"model": "model", "watch": [{"in": "watched", "out": "out", "settle_s": 0.5}]}
-    settings |= {"daemon": {"page": {"enabled": False}}, "provenance": {"folder": "private"}}
+    settings |= {"daemon": {"state": ".understudy", "page": {"enabled": False}}, "provenance": {"folder": "private"}}
     settings |= _changed(demo.settings)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with _daemon(folder) as lines:
