@@ -146,12 +146,32 @@ def home(settings: Settings) -> Home:
 
     By default it lies where the XDG Base Directory Specification has a program's data: $XDG_DATA_HOME/understudy, or
     ~/.local/share/understudy.
+
+    Raises:
+        ConfigError: there is no telling where it is, or this user may not look into it.
     """
-    if settings.provenance.folder is not None:
-        return Home(settings.provenance.folder)
+    folder = settings.provenance.folder or _data_folder() / "understudy"
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", "") or str(error)).lower()
+        raise ConfigError(
+            f"provenance.folder: {folder} cannot be looked into: {reason}; name a folder of your own"
+        ) from error
+    return Home(folder)
+
+
+def _data_folder() -> Path:
+    """Where this user's programs keep their data. Raises ConfigError: a user who has no home."""
     named = os.environ.get("XDG_DATA_HOME", "")
-    data = Path(named) if named.startswith("/") else Path.home() / ".local" / "share"  # others are void by that paper
-    return Home(data / "understudy")
+    if named.startswith("/"):  # others are void by that paper
+        return Path(named)
+    try:
+        return Path.home() / ".local" / "share"
+    except RuntimeError as error:
+        raise ConfigError("this user has no home folder for keys and the audit; set provenance.folder") from error
 
 
 def describe_model(settings: Settings) -> tuple[Path, ModelDescription]:

@@ -142,7 +142,11 @@ def _copy(folder: Path, person: str, digest: str) -> Identity:
     if not _DIGEST.fullmatch(digest):
         raise ConsentError(f"the model {folder} names no digest for the identity of {person}; {mend}")
     file = folder / CARRIED / f"{digest}.yaml"
-    if not file.exists():
+    try:
+        is_there = file.exists()
+    except OSError:  # reading it says why
+        is_there = True
+    if not is_there:
         raise ConsentError(f"{file}, the identity of {person} that the model carries, is missing; {mend}")
     try:
         found = identities.read(file)

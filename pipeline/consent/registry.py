@@ -125,7 +125,8 @@ class Registry:
         """Whose signatures count: ours, if there is one, and those of `trust`."""
         files = sorted(_do(self.home.trusted, "read", lambda: _entries(self.home.trusted)))
         others = [public_key(file) for file in files if file.suffix == ".pem" and not file.name.startswith(".")]
-        own = [self.own_key().public_key()] if self.home.identity_key.exists() else []
+        has_own = _do(self.home.identity_key, "read", self.home.identity_key.exists)
+        own = [self.own_key().public_key()] if has_own else []
         return (*own, *others)
 
     def trust(self, key: Ed25519PublicKey) -> Path:
@@ -137,7 +138,7 @@ class Registry:
     def own_key(self) -> Ed25519PrivateKey:
         """Our key; it is made where there is none."""
         file = self.home.identity_key
-        if not file.exists():
+        if not _do(file, "read", file.exists):
             fresh = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )

@@ -22,6 +22,7 @@ from pipeline.consent import settings as consent
 from pipeline.consent.identity import Identity, Scope, to_bytes
 from pipeline.consent.registry import Registry
 from pipeline.daemon_config import DaemonConfig
+from pipeline.engine import Engine
 from pipeline.errors import ConfigError, ConsentError, UnderstudyError, WeightsError
 from pipeline.inbox import WatchConfig
 from pipeline.lanes import Station
@@ -298,6 +299,19 @@ def test_where_keys_lie(monkeypatch: pytest.MonkeyPatch, folder: str | None, nam
     assert app.home(replace(app.Settings(), provenance=own)) == Home(Path(home))
 
 
+def test_a_home_that_nobody_can_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "not a directory"), (tmp_path / "a\0b", "embedded null byte")):
+        own = replace(app.Settings(), provenance=provenance.Config(folder=folder))
+        with pytest.raises(ConfigError, match=f"^provenance.folder: .*: {why}; name a folder of your own"):
+            app.home(own)
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: (1 << 31) - 7)  # as in a container: a number that nobody has named
+    with pytest.raises(ConfigError, match=r"no home folder for keys and the audit; set provenance\.folder"):
+        app.home(app.Settings())
+
+
 # --- stations ---------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +341,7 @@ def test_a_stations_engines_are_of_the_model_that_was_asked_about(tmp_path: Path
     anna = identity_of("anna")
     a_model(tmp_path / "m", {"a": anna, "b": PAINTED["b"]})
     with closing(before.make("cpu", 0)) as engine:
+        assert isinstance(engine, Engine)
         assert engine._specs["swap"].config.digest == before.about["model"]["digest"]
     assert app.stage_specs(settings)[4].config.digest != before.about["model"]["digest"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -287,3 +288,15 @@ def test_no_digest_leads_out_of_the_model(tmp_path: Path, digest: str) -> None:
 def test_roles_are_those_of_identities() -> None:
     roles: Sequence[str] = policy.ROLES
     assert roles == identities.ROLES == Scope().roles
+
+
+def test_of_a_model_on_a_share_that_went_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal, which is asked again, and no defect, which would end a daemon."""
+    claimed = carry(tmp_path, {"anna": made()})
+
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "exists", stale)
+    monkeypatch.setattr("pipeline.consent.private.read", stale)
+    assert "cannot be read: Stale file handle" in _refusal(tmp_path, claimed)

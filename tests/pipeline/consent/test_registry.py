@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -202,4 +203,16 @@ def test_a_disk_that_refuses(registry: Registry) -> None:
     registry.home.identities.write_bytes(b"")  # a file where a folder should be
     for ask in (lambda: registry.add(made()), lambda: registry.newest(ID), registry.ids):
         with pytest.raises(ConsentError, match="identities"):
+            ask()
+
+
+def test_a_home_that_may_not_be_looked_into(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.own_key()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    for ask in (registry.own_key, registry.trusted_keys):
+        with pytest.raises(ConsentError, match=r"identity\.key cannot be read: permission denied"):
             ask()
