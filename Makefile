@@ -17,8 +17,10 @@ MEDIA ?=
 
 # Most tests wait for processes that they have started, so there are more workers than cores. A file's tests stay with
 # one worker, which makes what they share once; files come in the order of their names, which has the longest early.
+# Bytecode is kept, whatever the environment says: else each of those processes compiles all that it loads.
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((cores < 4 ? 2 * cores : 8)))
-PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST  := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+SPREAD  := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-all lint bench clean
 setup: $(VENV)/.ready
@@ -44,10 +46,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(SPREAD) -m "not slow"
 
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 bench: setup
 	$(BIN)/understudy bench
