@@ -16,8 +16,9 @@ from pipeline.types import Clip, Frame, Frames, Report
 from stages import label, watermark
 from stages.watermark_finder import Finder
 
-#: A watermark in the input is looked for in one frame of so many, and in so many in all: it stands still.
-_EVERY, _LOOKS = 8, 40
+#: A watermark in the input is looked for in one frame of so many, and in so many in all: it stands still, and ten
+#: frames are enough to read it.
+_EVERY, _LOOKS = 8, 12
 
 #: A stated reason has at least so many words and characters.
 _WORDS, _CHARACTERS = 2, 8
