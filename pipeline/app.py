@@ -37,6 +37,7 @@ from pipeline.provenance import authority, seal
 from pipeline.provenance import settings as provenance
 from pipeline.provenance.home import Home
 from pipeline.provenance.manifest import Treatment
+from pipeline.provenance.signatory import signatory
 from pipeline.specs import EngineConfig, ProcessSpec, StageSpec
 from pipeline.types import Job, Source, Stage
 from stages import (
@@ -301,13 +302,15 @@ def stage_specs(
 
     Raises:
         ConfigError, WeightsError: as `describe_model`.
-        ConfigError: as well, the home of keys cannot be used.
+        ConfigError: as well, the home of keys cannot be used, or nobody can sign files.
         ConsentError: as `agreed`.
     """
     agreed(settings)
     folder, model = describe_model(settings)
     place = home(settings)
     authority.ensure(place)
+    if sink is None:
+        signatory(settings.provenance, place)  # files are signed: who cannot shall say so before they are made
     pattern = replace(settings.disclose.watermark, key=str(place.watermark_key))
     digest = settings.swap.digest or model.digest
     salt = f"{digest} {settings.swap.to}"

@@ -384,6 +384,15 @@ def test_the_payload_hangs_on_model_and_face(tmp_path: Path) -> None:
     assert len({app.stage_specs(each)[0].config.salt for each in (settings, turned)}) == 2
 
 
+def test_who_cannot_sign_files_says_so_before_they_are_made(tmp_path: Path) -> None:
+    settings = for_(a_model(tmp_path / "m"))
+    bought = replace(settings.provenance, certificate=tmp_path / "no.pem", key=tmp_path / "no.key")
+    with pytest.raises(ConfigError, match=r"provenance\.certificate: \S+/no\.pem cannot be read"):
+        station(replace(settings, provenance=bought), tmp_path)
+    frames = StageSpec("send", "stages.send:Send", None)
+    assert app.stage_specs(replace(settings, provenance=bought), sink=frames)[-1] == frames, "nobody signs a stream"
+
+
 def test_a_watermark_key_that_is_damaged_stops_it(tmp_path: Path) -> None:
     settings = for_(a_model(tmp_path / "m"))
     station(settings, tmp_path)
