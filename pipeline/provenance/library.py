@@ -233,5 +233,7 @@ def _unsigned(error: c2pa.C2paError, signatory: Signatory) -> OSError:
         return OSError(int(found[1]), os.strerror(int(found[1])))
     why = printable(str(error))
     if signatory.timestamp_url and any(word in why for word in ("http", "time stamp", "timestamp")):
-        return PublishError(f"no time stamp could be had from provenance.timestamp_url ({signatory.timestamp_url})")
+        failed = PublishError(f"no time stamp could be had from provenance.timestamp_url ({signatory.timestamp_url})")
+        failed.errno = errno.EHOSTUNREACH  # which passes, and says nothing against the file
+        return failed
     return PublishError(f"the result could not be signed: {why}")
