@@ -50,6 +50,9 @@ _REMAINS_NBYTES = 1 << 20
 #: A JUMBF box's description says that it has a label and can be asked for.
 _TOGGLES = b"\x03"
 
+#: The same of an assertion's, which may have a salt besides.
+_OF_ASSERTIONS = (_TOGGLES, b"\x13")
+
 #: What the unprotected header of a signature of ours may hold: padding, time stamps, what is known of revocation.
 _UNPROTECTED = {b"pad", b"pad2", b"sigTst", b"sigTst2", b"rVals"}
 
@@ -197,6 +200,8 @@ def _is_manifest_tidy(store: bytes, parts: list[_Box]) -> bool:
     for part in parts:
         described, content = _opened(store, part)
         kinds.append(described)
+        if described[0] == b"c2as" and not all(_toggles(store, box) in _OF_ASSERTIONS for box in content):
+            return False
         if described[0] == b"c2cl" and [box.kind for box in content] != [b"cbor"]:
             return False
         if described[0] == b"c2cs" and not _is_signature_tidy(store, content):
@@ -214,6 +219,12 @@ def _opened(store: bytes, box: _Box) -> tuple[tuple[bytes, bytes], list[_Box]]:
     if description.kind != b"jumd" or told[4:16] != _ISO or toggles != _TOGGLES or told[-1:] != b"\0":
         raise _BrokenError
     return (letters, label), content
+
+
+def _toggles(store: bytes, box: _Box) -> bytes:
+    """The byte of a superbox that says what its description has; bits that mean nothing no signature covers."""
+    description = _boxes(store, box.begin, box.end)[0]
+    return store[description.begin + 16 : description.begin + 17]
 
 
 def _boxes(store: bytes, begin: int, end: int) -> list[_Box]:

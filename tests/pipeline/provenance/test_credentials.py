@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.server
+import itertools
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -200,6 +202,18 @@ def test_a_bit_that_changed_is_named_wherever_it_is(
         found = changed(workshop, ending, which, at, number % 8, tmp_path)
         assert found.state is State.INVALID and found.problems, at
         assert all(problem and problem.isprintable() for problem in found.problems)
+
+
+def test_bits_that_mean_nothing_are_covered_as_well(workshop: Workshop, tmp_path: Path) -> None:
+    """Those of the byte that says what a box's description has, where each assertion begins."""
+    _, beside = workshop.signed("mkv")
+    assert beside is not None
+    store = beside.read_bytes()
+    description = rb"jumd.{4}\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9b\x71"
+    places = [found.end() for found in re.finditer(description, store)]
+    assert len(places) > 6
+    for at, bit in itertools.product(places, range(8)):
+        assert changed(workshop, "mkv", "beside", at, bit, tmp_path).state is State.INVALID, (at, bit)
 
 
 @settings(max_examples=60)
@@ -544,9 +558,10 @@ def test_a_time_stamp_is_asked_for_and_read(workshop: Workshop, tmp_path: Path) 
 def test_a_time_stamp_that_cannot_be_had_is_one_sentence(workshop: Workshop, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     who = replace(workshop.who, timestamp_url="http://127.0.0.1:9/")
-    with pytest.raises(PublishError, match=r"provenance\.timestamp_url \(http://127\.0\.0\.1:9/\)"):
+    with pytest.raises(PublishError, match=r"provenance\.timestamp_url \(http://127\.0\.0\.1:9/\)") as failed:
         workshop.sign(workshop.plain("mp4"), workshop.plain("mp4"), out, who=who)
     assert not out.exists()
+    assert failed.value.errno == errno.EHOSTUNREACH, "which passes: what was made is kept, and signed later"
 
 
 def test_nobody_is_asked_for_a_manifest(workshop: Workshop, tmp_path: Path) -> None:
