@@ -38,6 +38,9 @@ _LEGIBLE_PX = 9
 
 _LONGEST = 120
 
+#: Fewer letters say nothing.
+_LETTERS = 2
+
 #: As shares of the letters' height: from the letters to the box's edge, and from there to the picture's.
 _ROOMY, _TIGHT = (0.55, 0.6), (0.15, 0.0)
 
@@ -76,8 +79,10 @@ class Config:
     off_because: str = ""
 
     def __post_init__(self) -> None:
-        if not self.text.strip() or len(self.text) > _LONGEST or not self.text.isprintable():
-            raise ConfigError(f"disclose.label.text must be 1 to {_LONGEST} printable characters on one line")
+        if len(self.text) > _LONGEST or not self.text.isprintable():
+            raise ConfigError(f"disclose.label.text must be at most {_LONGEST} printable characters on one line")
+        if sum(map(str.isalpha, self.text)) < _LETTERS:  # a dot would be no label, and need no reason
+            raise ConfigError("disclose.label.text must be words; for none, say why in disclose.label.off_because")
         if not LEAST_HEIGHT <= self.height <= _MOST_HEIGHT:
             raise ConfigError(
                 f"disclose.label.height must be from {LEAST_HEIGHT} to {_MOST_HEIGHT} of the shorter side, "

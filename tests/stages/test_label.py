@@ -314,10 +314,11 @@ def test_a_folder_and_a_device_are_no_fonts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"text": "  "}, "text must be 1 to 120 printable"),
+        ({"text": "  "}, "text must be words"),
         ({"text": "a\nb"}, "printable"),
-        ({"text": "x" * 121}, "1 to 120"),
+        ({"text": "x" * 121}, "at most 120 printable"),
         ({"height": 0.04}, r"height must be from 0\.05"),
+        ({"text": "."}, r"text must be words; for none, say why in disclose\.label\.off_because"),
         ({"height": math.nan}, "height must be"),
         ({"seconds": 1.9}, "seconds must be all, or at least 2"),
         ({"seconds": math.nan}, "seconds must be a number or all"),
