@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.__main__ import main
+from pipeline.errors import TableError
 from pipeline.provenance.audit import Audit
 from pipeline.provenance.audit_row import Row
 from pipeline.provenance.home import Home
@@ -117,7 +118,10 @@ class House:
         """What `jobs list --json` says of each clip, by its folder's and its own name, as `in/a.mp4`."""
         if not (self.folder / ".understudy" / "jobs.sqlite").exists():
             return {}
-        listed = self.run("jobs", "list", "--json").json["jobs"]
+        said = self.run("jobs", "list", "--json")
+        if said.code == TableError.exit_code:  # it is being made
+            return {}
+        listed = said.json["jobs"]
         return {str(Path(each["source"]).relative_to(self.folder)): each for each in listed if each["current"]}
 
     def states(self) -> dict[str, str]:

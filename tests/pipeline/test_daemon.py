@@ -156,6 +156,7 @@ def test_two_engines_work_beside_each_other(house: House) -> None:
         for number in range(80):
             house.drop(f"a{number:02d}.mp4")
         house.wait(lambda: len(house.states()) == 80)
+        house.wait(lambda: house.shop.begun)
         house.drop("b.mp4", folder="other")
         house.wait_for("b.mp4", "done", "other")
         assert house.shop.begun == ["a00.mp4", "b.mp4"]
@@ -454,6 +455,7 @@ def test_a_folder_that_goes_away_and_comes_back(house: House) -> None:
         for name in "abcd":
             house.drop(f"{name}.mp4")
         house.wait_for("d.mp4", "waiting")
+        house.wait(lambda: house.shop.begun)
     inbox, away = house.place / "in", house.place / "away"
     with house.running():
         house.wait(lambda: house.states().get("a.mp4") == "done")
@@ -637,6 +639,7 @@ def test_what_was_at_work_is_gone_on_with(house: House) -> None:
     house.drop("a.mp4")
     with house.running():
         house.wait_for("a.mp4", "running")
+        house.wait(lambda: house.shop.begun)
     said = house.entry("a.mp4")
     assert (said.state, said.attempts) == ("waiting", 0)
     house.once()
