@@ -26,6 +26,9 @@ def add_arguments(add: Add) -> None:
         "--delete", action="store_true", help="removes what carries it, where that is what the audit says it is"
     )
     revoked.add_argument("--yes", action="store_true", help="removes without asking")
+    revoked.add_argument(
+        "--despite-faults", action="store_true", help="with --delete: even if the audit is not what was written"
+    )
     revoked.add_argument("--unknown", action="store_true", help="even if nothing here knows this id")
     more = "Those are meant that were added or signed here; consent.retention_days says how long they are kept."
     pruned = add("prune", "list face sets whose consent has ended some time ago, or remove them", _prune, more)
@@ -103,14 +106,14 @@ def _agreed(args: argparse.Namespace, count: int) -> bool:
 
 
 def _delete(args: argparse.Namespace, audit: Audit, there: Sequence[Carrier]) -> list[str]:
-    """Removes them, and writes each down. Raises TableError where the audit is not what was written."""
+    """Removes them, and writes each down. Raises TableError where the audit is not what was written, unless told to."""
     from pipeline.commands import _carriers
     from pipeline.errors import TableError
 
-    if audit.verify().faults:
+    if not args.despite_faults and audit.verify().faults:
         raise TableError(
             f"{args.id} is revoked, but nothing is removed: the audit is not what was written, so what it names may be "
-            "anybody's; see `understudy audit verify`"
+            "anybody's; see `understudy audit verify` and the list, then say --despite-faults"
         )
     gone = []
     for carrier in there:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -409,6 +411,19 @@ def test_revoke_and_delete(program: Program, anna: Path, home: Home, net: Path) 
     assert Audit(home).verify().faults == ()
     states, removed = revoke(program, who["id"], "--delete", "--yes")
     assert removed == [] and set(states.values()) == {"gone", "changed"}
+
+
+def test_an_audit_with_faults_removes_nothing_unless_told_to(program: Program, anna: Path, home: Home) -> None:
+    who = added(program, anna)
+    kept = published(home, "a.mkv", who)
+    with closing(sqlite3.connect(home.audit)) as table, table:
+        for (name,) in table.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            table.execute(f"DROP TRIGGER {name}")
+        table.execute("UPDATE audit SET at = '2020-01-01T00:00:00.000+00:00' WHERE number = 1")
+    code, _, err = program("identity", "revoke", who["id"], "--because", "asked to", "--delete", "--yes")
+    assert code == 8 and "--despite-faults" in the_error(err) and kept.exists()
+    _, removed = revoke(program, who["id"], "--delete", "--yes", "--despite-faults")
+    assert str(kept.absolute()) in removed and not kept.exists()
 
 
 def test_people_are_asked(program: Program, anna: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
