@@ -179,7 +179,7 @@ def _done(claim: Claim | None) -> Iterator[str]:
 
 def _made_from(ingredient: Ingredient) -> str:
     claim = ingredient.claim
-    who = f", signed by {claim.signer or 'nobody'}" if claim else ", which had no credentials"
+    who = f", signed by {claim.signer or 'nobody'}" if claim else ", which had no credentials that could be kept"
     wrong = f": {'; '.join(ingredient.problems)}" if ingredient.problems else ""
     return f"{'  ' * (ingredient.depth - 1)}made from {ingredient.title or 'a file'}{who}{wrong}"
 

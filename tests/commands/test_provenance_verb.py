@@ -162,7 +162,10 @@ def test_all_layers_of_a_result(told: Told, house: House) -> None:
     assert shown["credentials"].endswith(", and not a bit has changed since")
     assert "done by Understudy: opened, edited (compositeWithTrainedAlgorithmicMedia), watermarked.unbound" in out
     assert f"job 7; model {'d' * 20}; identities {ANNA}" in out
-    assert "without a label: a film's own credits say so" in out and "made from source, which had no credentials" in out
+    assert (
+        "without a label: a film's own credits say so" in out
+        and "made from source, which had no credentials that could be kept" in out
+    )
     assert "no time stamp" in out
     assert shown["report"] == "the report beside it tells of these very bytes"
     assert shown["audit"].startswith("published here by job 7 at ")
