@@ -227,8 +227,8 @@ class FakeEngine:
 
     def _published(self, job: Job) -> Failure | None:
         try:
-            content = Path(job.source).read_bytes()
             check_unchanged(job.source, job.about["mark"])
+            content = Path(job.source).read_bytes()
             write_result(job, content, made_of(content, self._key))
         except (UnderstudyError, OSError) as error:
             return failure_of("publish", None, error)

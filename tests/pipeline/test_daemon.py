@@ -443,6 +443,7 @@ def test_a_clip_that_goes_while_it_is_made(house: House) -> None:
         path.unlink()
         opened.set()
         house.wait(lambda: [entry.state for entry in house.entries()] == ["cancelled"])
+        house.wait(lambda: not [*house.config.work_folder.iterdir()])
     house.check(outputs=0)
     assert not house.out("a.mp4").exists()
 
