@@ -23,6 +23,8 @@ _EPILOG = """\
 the usual way, from two people's clips to a swapped one:
   understudy extract anna.mp4 -o faces/anna
   understudy extract bert.mp4 -o faces/bert
+  understudy identity add faces/anna --self
+  understudy identity add faces/bert --consented --evidence release=bert.pdf --until 2027-12-31 --contact b@example.com
   understudy train faces/anna faces/bert -o model
   understudy convert anna.mp4 -o swapped.mp4 --model model
 

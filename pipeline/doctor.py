@@ -31,7 +31,10 @@ class Finding:
 
 
 #: Distributions the program imports, with what they are for.
-_DISTRIBUTIONS = ("av", "mediapipe", "numpy", "opencv-python-headless", "pyyaml", "safetensors", "torch", "watchdog")
+_DISTRIBUTIONS = (
+    *("av", "c2pa-python", "cryptography", "mediapipe", "numpy", "opencv-python-headless", "pillow", "pyyaml"),
+    *("safetensors", "torch", "watchdog"),
+)
 
 #: Several distributions own the folder `cv2`; only this one works without libGL.
 _OPENCV = "opencv-python-headless"
