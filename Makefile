@@ -2,7 +2,7 @@
 #
 #   make demo               two people's clips, a short training, the daemon, a swapped clip (under demo/)
 #   make demo MEDIA=DIR     the same with your own clips: DIR/a*.mp4 and DIR/b*.mp4
-#   make test               lint, types, tests (CPU, less than ten minutes on two cores)
+#   make test               lint, types, tests (CPU, some ten minutes on two cores)
 #   make test-all           also the tests marked slow
 #   make test WORKERS=1     with one test at a time
 #   make bench              the performance bars, each a ratio inside one run

@@ -184,6 +184,7 @@ def faces_for(folder: Path, model: Path, clips: Sequence[Path]) -> Place:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_swapped_faces_are_the_same_whoever_was_killed(tmp_path: Path) -> None:
     """The whole chain with the smallest model: what it remembers of faces is gone on with to the bit."""
